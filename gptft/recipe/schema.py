@@ -1,0 +1,206 @@
+"""What a recipe may say. Each description is written once, here: it feeds errors, help, JSON schema and reference page.
+
+The sections that belong to Hugging Face classes (`training`, `generation`, `model.config`, the adapter's settings) are
+plain mappings in these models; `gptft.recipe.fields` knows their keys.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, PrivateAttr, Tag, model_validator
+
+Task = Literal["dialogue", "pretraining"]
+
+KNOWN_METRICS: dict[str, str] = {
+    "bleu": "corpus BLEU of generated answers (sacreBLEU)",
+    "chrf": "corpus chrF of generated answers (sacreBLEU)",
+    "exact_match": "share of generated answers that equal the reference",
+    "stop_rate": "share of generated answers that end by themselves",
+    "perplexity": "exp of the mean loss over supervised tokens",
+}
+"""The metrics that gptft computes without a network, with what each one is."""
+
+DEFAULT_METRICS: dict[str, list[str]] = {
+    "dialogue": ["bleu", "chrf", "exact_match", "stop_rate", "perplexity"],
+    "pretraining": ["perplexity"],
+}
+"""The metrics of a task whose recipe names none."""
+
+COLUMN_NAMES = ("messages", "conversations", "prompt", "completion", "text")
+"""gptft's names for the columns of a data set: the keys that `columns` may have."""
+
+
+class Section(BaseModel):
+    """A part of a recipe: exact types, no unknown keys."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", validate_default=False, use_attribute_docstrings=True)
+
+
+class ModelSection(Section):
+    """The model to start from."""
+
+    base: str | None
+    """The model to start from: a Hub id, a model folder, a run folder, or `starter` (the small GPT-2 that ships with
+    gptft); null trains from scratch a GPT-2 of the shape in `config`."""
+    revision: str | None = None
+    """Branch, tag or commit of the base on the Hub."""
+    fallback: Literal["starter"] | None = None
+    """`starter`: start from the embedded model, and say so, when the base is not cached and the Hub does not answer."""
+    tokenizer: str | None = None
+    """Hub id or folder of a tokenizer other than the base's own. From scratch without one, a byte-level BPE is trained
+    on the training data."""
+    vocab_size: int = Field(default=8192, ge=257)
+    """Number of tokens of the tokenizer that is trained on the data, from scratch with no `tokenizer` named."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Precision of computation; weights stay in float32. `auto`: bfloat16 where the hardware is fast at it, else
+    float32."""
+    config: dict[str, Any] = Field(default_factory=dict)
+    """Fields of the model's configuration (GPT2Config) that differ from the base's; the shape when from scratch."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with the base. Only for a base whose author you trust."""
+
+
+class AdapterSection(Section):
+    """A PEFT adapter; when left out, all weights are trained. Other keys are the fields of the named PEFT config."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str
+    """PEFT's name of the adapter, lower case, such as `lora`."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The fields of the PEFT config that the recipe sets."""
+        return dict(self.model_extra or {})
+
+
+class Source(Section):
+    """One place that rows come from."""
+
+    path: str
+    """A file (.jsonl, .csv, .parquet, .txt, also .gz), a folder or a glob, relative to the recipe; or a data set's name
+    on the Hub. `$NAME` is replaced by the environment variable."""
+    name: str | None = None
+    """Configuration of a Hub data set."""
+    split: str | None = None
+    """Split of a Hub data set (default: `train`, `validation` or `test`, like the key it stands under)."""
+    columns: dict[str, str] = Field(default_factory=dict)
+    """gptft's column name -> this source's, over those of `data.columns`."""
+    weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    """Share of this source in a mixture, relative to the others: rows are repeated or left out to meet it."""
+
+
+def as_source_list(value: Any) -> Any:
+    """Write the short forms of a source (a string, one mapping) as the list of mappings that they stand for."""
+    if isinstance(value, (str, dict, Source)):
+        value = [value]
+    if isinstance(value, list):
+        return [{"path": item} if isinstance(item, str) else item for item in value]
+    return value
+
+
+def _share_or_sources(value: Any) -> str:
+    return "share" if isinstance(value, (int, float)) else "sources"
+
+
+SourceInput = str | Source | list[str | Source]
+Sources = Annotated[
+    list[Source], Field(min_length=1), BeforeValidator(as_source_list, json_schema_input_type=SourceInput)
+]
+Share = Annotated[float, Field(gt=0, lt=1)]
+HeldOut = (
+    Annotated[Annotated[Share, Tag("share")] | Annotated[Sources, Tag("sources")], Discriminator(_share_or_sources)]
+    | None
+)
+
+
+class CleaningSection(Section):
+    """What is removed or repaired before training; each is counted in the report."""
+
+    unicode_nfc: bool = True
+    """Write accented letters in one way (Unicode NFC)."""
+    control_characters: bool = True
+    """Remove control characters other than tab and line end."""
+    empties: bool = True
+    """Remove rows without text."""
+    duplicates: bool = True
+    """Remove rows that repeat an earlier one exactly."""
+
+
+class DataSection(Section):
+    """The data to train on, to watch and to score with. A source is a path, a glob, a Hub name, or a mapping."""
+
+    train: Sources
+    """Rows to train on: one source, or a list (a mixture)."""
+    validation: HeldOut = None
+    """Rows that the loss is measured on during training: a share of train (0.1 is a tenth) or sources of their own."""
+    test: HeldOut = None
+    """Rows that scores come from at the end: a share of train or sources of their own."""
+    max_length: int | None = Field(default=None, ge=2)
+    """Longest example in tokens (default: the positions of the model). Of a longer one the oldest context goes."""
+    columns: dict[str, str] = Field(default_factory=dict)
+    """gptft's column name -> yours, where your columns have other names: `{prompt: question, completion: answer}`."""
+    cleaning: CleaningSection = Field(default_factory=CleaningSection)
+    """What is removed or repaired before training."""
+    seed: int = 0
+    """Seed of the splits by share and of mixtures. (Training has `training.seed`.)"""
+
+
+class EvaluationSection(Section):
+    """How the result is scored."""
+
+    metrics: list[str] = Field(default_factory=list)
+    """Scores to compute: bleu, chrf, exact_match, stop_rate, perplexity, or any name or path for `evaluate.load`.
+    Default for dialogue: the five; for pretraining: perplexity."""
+    generation: dict[str, Any] = Field(default_factory=dict)
+    """Fields of transformers' GenerationConfig: how answers are generated for scores, and in chat."""
+    max_rows: int | None = Field(default=None, ge=1)
+    """At most so many rows are generated for scores (perplexity reads all rows)."""
+
+
+class Recipe(Section):
+    """One fine-tuning, from base and data to scores."""
+
+    name: str = Field(default="", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)
+    """Name of the runs (default: the file's name): letters, digits, `.`, `_` and `-`."""
+    description: str | None = None
+    """What the recipe is for, in one sentence."""
+    task: Task
+    """What is learned: `dialogue` (answers of an assistant) or `pretraining` (text as such)."""
+    model: ModelSection
+    """The model to start from."""
+    adapter: AdapterSection | None = None
+    """A PEFT adapter, such as `{type: lora, r: 16}`; when left out, all weights are trained."""
+    data: DataSection
+    """The data to train on, to watch and to score with."""
+    training: dict[str, Any] = Field(default_factory=dict)
+    """Fields of transformers.TrainingArguments: same names, same meaning, same defaults unless said otherwise."""
+    evaluation: EvaluationSection = Field(default_factory=EvaluationSection)
+    """How the result is scored."""
+
+    _source: Path | None = PrivateAttr(default=None)
+
+    @property
+    def source(self) -> Path | None:
+        """The file that the recipe was read from; None for one made in Python."""
+        return self._source
+
+    @property
+    def folder(self) -> Path:
+        """The folder that relative paths start from: the recipe file's, else the current one."""
+        return self._source.parent if self._source else Path.cwd()
+
+    @model_validator(mode="after")
+    def _fill_defaults(self) -> Recipe:
+        if "metrics" not in self.evaluation.model_fields_set:
+            self.evaluation.metrics = list(DEFAULT_METRICS[self.task])
+        self.name = self.name or "recipe"
+        return self
+
+    def __eq__(self, other: object) -> bool:
+        """Equal in what they say, wherever they were read from."""
+        return isinstance(other, Recipe) and self.model_dump() == other.model_dump()
+
+    __hash__ = None  # type: ignore[assignment]
