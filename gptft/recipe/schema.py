@@ -35,7 +35,7 @@ COLUMN_NAMES = ("messages", "conversations", "prompt", "completion", "text")
 class Section(BaseModel):
     """A part of a recipe: exact types, no unknown keys."""
 
-    model_config = ConfigDict(strict=True, extra="forbid", validate_default=False, use_attribute_docstrings=True)
+    model_config = ConfigDict(strict=True, extra="forbid", use_attribute_docstrings=True, defer_build=True)
 
 
 class ModelSection(Section):
