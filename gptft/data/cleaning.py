@@ -1,4 +1,4 @@
-"""Repair of one text at a time; each repair is told, so that the report can count it."""
+"""Repair of one row at a time; what was found is told, so that the report can count it."""
 
 from __future__ import annotations
 
@@ -6,38 +6,34 @@ import hashlib
 import json
 import re
 import unicodedata
-from typing import Any
 
 from gptft.recipe.schema import CleaningSection
 
-CONTROL_REMOVED = 1
-NFC_CHANGED = 2
-EMPTY = 4
-"""Bits of what cleaning found in a row."""
+CONTROL_REMOVED, NFC_CHANGED, EMPTY = 1, 2, 4
+"""Bits of what was found in a row; EMPTY: nothing in it to learn from."""
+
+Messages = list[dict[str, str]]
 
 # Page breaks and the like separate words, so they become line ends instead of vanishing.
 _LINE_ENDS = re.compile("\r\n?|[\x0b\x0c\x85]")
-# Control characters but tab and line end, the byte-order mark, and halves of surrogate pairs (no UTF-8 exists for them).
+# Control characters but tab and line end, the byte-order mark, and halves of surrogate pairs (UTF-8 cannot hold them).
 _REMOVED = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\ufeff\ud800-\udfff]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
-
-Messages = list[dict[str, str]]
 
 
 def clean_text(text: str, cleaning: CleaningSection) -> tuple[str, int]:
     """Give the repaired text and the bits of what was changed.
 
     Raises:
-        ValueError: when a half of a surrogate pair stays in the text because its removal is switched off.
+        ValueError: when a half of a surrogate pair stays because its removal is switched off.
     """
     found = 0
     if cleaning.control_characters:
         repaired = _REMOVED.sub("", _LINE_ENDS.sub("\n", text))
-        found |= CONTROL_REMOVED if repaired != text else 0
-        text = repaired
+        text, found = repaired, CONTROL_REMOVED if repaired != text else 0
     elif half := _SURROGATE.search(text):
         raise ValueError(
-            f"has {ascii(half[0])}, half of a character, which no file can hold; mend the row or leave "
+            f"{half[0]!a} is half of a character and cannot be stored; mend the row, or leave "
             "data.cleaning.control_characters on, which removes it"
         )
     # After the removal, which can put a letter beside its accent.
@@ -46,18 +42,18 @@ def clean_text(text: str, cleaning: CleaningSection) -> tuple[str, int]:
     return text, found
 
 
-def clean_row(messages: Messages | None, text: str | None, cleaning: CleaningSection) -> tuple[Any, Any, int]:
-    """Clean a row of one kind or the other; EMPTY is found when there is nothing in it to learn from."""
+def clean_row(
+    messages: Messages | None, text: str | None, cleaning: CleaningSection
+) -> tuple[Messages | None, str | None, int]:
+    """Clean messages or text, whichever is there, and give them with the bits of what was found."""
     if messages is None:
         text, found = clean_text(text or "", cleaning)
-        return None, text, found | (0 if text.strip() else EMPTY)
-    cleaned, found, answered = [], 0, False
-    for message in messages:
-        content, bits = clean_text(message["content"], cleaning)
-        cleaned.append({"role": message["role"], "content": content})
-        found |= bits
-        answered = answered or (message["role"] == "assistant" and bool(content.strip()))
-    return cleaned, None, found | (0 if answered else EMPTY)
+        return None, text, found if text.strip() else found | EMPTY
+    contents, bits = zip(*(clean_text(message["content"], cleaning) for message in messages), strict=True)
+    cleaned = [{**message, "content": content} for message, content in zip(messages, contents, strict=True)]
+    found = CONTROL_REMOVED * any(b & CONTROL_REMOVED for b in bits) | NFC_CHANGED * any(b & NFC_CHANGED for b in bits)
+    answered = any(message["role"] == "assistant" and message["content"].strip() for message in cleaned)
+    return cleaned, None, found if answered else found | EMPTY
 
 
 def content_digest(messages: Messages | None, text: str | None) -> str:

@@ -1,74 +1,65 @@
-"""From a user's columns to rows of messages or of text.
+"""From a user's columns to messages or text.
 
-Conversations: a column of turns (`messages` with role and content, or ShareGPT's `conversations` with from and value),
-or a pair of columns (prompt and completion, instruction [and input] and output, question and answer), each with a
-`system` column if there is one. Text: the column `text`. `columns:` gives the user's names for these.
+Messages come from a column of turns (`messages` with role and content, or ShareGPT's `conversations` with from and
+value) or from a pair of columns (prompt and completion, instruction [and input] and output, question and answer), with
+the text of a `system` column before them if there is one. Text comes from the column `text`. `columns:` in the recipe
+gives the user's names for these.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 from typing import Any
 
 from gptft.data.cleaning import Messages
 from gptft.recipe.schema import COLUMN_NAMES, Task
 
+Layout = dict[str, str]
+"""Which columns to read: gptft's name -> the row's."""
+
 ROLES = ("system", "user", "assistant")
 _SHAREGPT_ROLES = {"human": "user", "gpt": "assistant"}
+_MESSAGES: list[Layout] = [
+    {"messages": "messages"},
+    {"conversations": "conversations"},
+    {"prompt": "prompt", "completion": "completion"},
+    {"prompt": "instruction", "completion": "output"},
+    {"prompt": "question", "completion": "answer"},
+]
+_ACCEPTED: dict[Task, list[Layout]] = {"dialogue": _MESSAGES, "pretraining": [{"text": "text"}, *_MESSAGES]}
+_LINES: dict[Task, str] = {
+    "dialogue": "columns: {prompt: YOUR_COLUMN, completion: YOUR_COLUMN} (or {messages: YOUR_COLUMN})",
+    "pretraining": "columns: {text: YOUR_COLUMN}",
+}
 
 
 class RowError(ValueError):
     """What is wrong with a row or its columns, without the place."""
 
 
-@dataclass(frozen=True)
-class Layout:
-    """Which columns to read: `names` maps gptft's names to the row's."""
-
-    names: dict[str, str]
-    system: bool = False
-    input: bool = False
-
-
-_TURNS = [{"messages": "messages"}, {"conversations": "conversations"}]
-_PAIRS = [
-    {"prompt": "prompt", "completion": "completion"},
-    {"prompt": "instruction", "completion": "output"},
-    {"prompt": "question", "completion": "answer"},
-]
-_TEXT = [{"text": "text"}]
-_ACCEPTED: dict[Task, list[dict[str, str]]] = {"dialogue": _TURNS + _PAIRS, "pretraining": _TEXT + _TURNS + _PAIRS}
-
-
-def detect_layout(found: Sequence[str], columns: dict[str, str], task: Task) -> Layout:
-    """Choose how to read rows that have the columns `found`; `columns` is the recipe's mapping.
+def detect_layout(found: Iterable[str], columns: dict[str, str], task: Task) -> Layout:
+    """Choose how to read rows with the columns `found`; `columns` is the recipe's mapping.
 
     Raises:
         RowError: when no accepted columns are there; it shows the line to write in the recipe.
     """
-    accepted = _ACCEPTED[task]
-    if unknown := sorted(set(columns) - set(COLUMN_NAMES)):
-        raise RowError(f"columns: {unknown[0]!r} is no column of gptft; known are {', '.join(COLUMN_NAMES)}")
+    found = list(found)
+    there = f"Columns found: {', '.join(found) or 'none'}."
+    if unknown := [name for name in columns if name not in COLUMN_NAMES]:
+        raise RowError(f"`columns:` has the unknown name {unknown[0]!r}; gptft's names are {', '.join(COLUMN_NAMES)}")
     if absent := [f"{name}: {theirs}" for name, theirs in columns.items() if theirs not in found]:
-        raise RowError(f"columns: {{{', '.join(absent)}}} names a column that is not there. {_found(found)}")
-    for names in accepted:
-        names = {name: columns.get(name, usual) for name, usual in names.items()}
-        if set(columns) <= set(names) and set(names.values()) <= set(found):
-            return Layout(names, "system" in found, names.get("prompt") == "instruction" and "input" in found)
-    ways = " or ".join(" + ".join(names.values()) for names in accepted)
-    if task == "dialogue":
-        line = "columns: {messages: YOUR_COLUMN} or columns: {prompt: YOUR_COLUMN, completion: YOUR_COLUMN}"
-    else:
-        line = "columns: {text: YOUR_COLUMN}"
+        raise RowError(f"`columns:` says {', '.join(absent)}, but there is no such column. {there}")
+    for usual in _ACCEPTED[task]:
+        layout = {name: columns.get(name, column) for name, column in usual.items()}
+        if set(columns) <= set(layout) and set(layout.values()) <= set(found):
+            extras = ["system"] if "text" not in layout else []
+            extras += ["input"] if layout.get("prompt") == "instruction" else []
+            return layout | {name: name for name in extras if name in found}
+    ways = "; ".join(" and ".join(layout.values()) for layout in _ACCEPTED[task])
     raise RowError(
-        f"no columns for the task {task}. {_found(found)} Accepted: {ways}. "
-        f"If yours have other names, write under `data:` in the recipe: {line}"
+        f"no columns that the task {task} can use. {there} Accepted: {ways}. "
+        f"If yours have other names, say so under `data:` in the recipe: {_LINES[task]}"
     )
-
-
-def _found(found: Sequence[str]) -> str:
-    return f"Columns found: {', '.join(found) or 'none'}."
 
 
 def read_row(row: dict[str, Any], layout: Layout) -> tuple[Messages | None, str | None]:
@@ -77,47 +68,39 @@ def read_row(row: dict[str, Any], layout: Layout) -> tuple[Messages | None, str 
     Raises:
         RowError: when a column is missing or its content is not what it should be.
     """
-    names = layout.names
-    if missing := [theirs for theirs in names.values() if theirs not in row]:
-        raise RowError(f"the row has no {' and no '.join(map(repr, missing))}. {_found(list(row))}")
-    if "text" in names:
-        return None, _text(row[names["text"]], names["text"])
-    if "prompt" in names:
-        messages = _pair(row, layout)
-    else:
-        (column,) = names.values()
-        messages = _turns(row[column], column)
-    system = row.get("system") if layout.system else None
-    if isinstance(system, str) and system.strip() and messages and messages[0]["role"] != "system":
+    if missing := [column for name, column in layout.items() if column not in row and name not in ("system", "input")]:
+        raise RowError(f"the row has no {' and no '.join(missing)}; it has {', '.join(row) or 'no column'}")
+    if "text" in layout:
+        return None, _text(row, layout["text"])
+    messages = _pair(row, layout) if "prompt" in layout else []
+    for name in {"messages", "conversations"} & set(layout):
+        messages = _turns(row[layout[name]], layout[name])
+    system = _text(row, "system") if "system" in layout else ""
+    if system.strip() and messages and messages[0]["role"] != "system":
         messages.insert(0, {"role": "system", "content": system})
-    _check(messages)
+    roles = [message["role"] for message in messages]
+    if "system" in roles[1:]:
+        raise RowError(f"turn {roles.index('system', 1) + 1} is a system turn; only the first may be one")
+    if "assistant" not in roles:
+        raise RowError("the conversation has no turn of the assistant, so there is nothing to learn from it")
     return messages, None
 
 
-def _text(value: Any, column: str) -> str:
-    if value is None:
-        return ""
-    if not isinstance(value, str):
+def _text(row: dict[str, Any], column: str) -> str:
+    value = row.get(column)
+    if value is not None and not isinstance(value, str):
         raise RowError(f"{column} must be text, found {_kind(value)}")
-    return value
-
-
-def _kind(value: Any) -> str:
-    kinds = {dict: "an object", list: "a list", bool: "true or false", type(None): "null", str: "text"}
-    return kinds.get(type(value), f"the number {value}" if isinstance(value, (int, float)) else type(value).__name__)
+    return value or ""
 
 
 def _pair(row: dict[str, Any], layout: Layout) -> Messages:
-    prompt, completion = row[layout.names["prompt"]], row[layout.names["completion"]]
-    if isinstance(prompt, list) and isinstance(completion, list):
-        return _turns(prompt, layout.names["prompt"]) + _turns(completion, layout.names["completion"])
-    question = _text(prompt, layout.names["prompt"])
-    if layout.input and (more := _text(row.get("input"), "input")).strip():
+    prompt, completion = layout["prompt"], layout["completion"]
+    if isinstance(row[prompt], list):
+        return _turns(row[prompt], prompt) + _turns(row[completion], completion)
+    question = _text(row, prompt)
+    if "input" in layout and (more := _text(row, "input")).strip():
         question = f"{question}\n{more}"
-    return [
-        {"role": "user", "content": question},
-        {"role": "assistant", "content": _text(completion, layout.names["completion"])},
-    ]
+    return [{"role": "user", "content": question}, {"role": "assistant", "content": _text(row, completion)}]
 
 
 def _turns(turns: Any, column: str) -> Messages:
@@ -131,18 +114,13 @@ def _turns(turns: Any, column: str) -> Messages:
         role, content = turn.get("role", turn.get("from")), turn.get("content", turn.get("value"))
         role = _SHAREGPT_ROLES.get(role, role) if isinstance(role, str) else role
         if role not in ROLES:
-            raise RowError(f"{place}: the role is {role!r}; expected one of {', '.join(ROLES)} (or human, gpt)")
+            raise RowError(f"{place}: the role is {role!r}; expected {', '.join(ROLES)} (or ShareGPT's human, gpt)")
         if not isinstance(content, str):
             raise RowError(f"{place}: the content must be text, found {_kind(content)}")
         messages.append({"role": role, "content": content})
     return messages
 
 
-def _check(messages: Messages) -> None:
-    roles = [message["role"] for message in messages]
-    if not roles:
-        raise RowError("the conversation has no turn")
-    if "system" in roles[1:]:
-        raise RowError(f"turn {roles.index('system', 1) + 1} is a system turn; only the first may be")
-    if "assistant" not in roles:
-        raise RowError("no turn of the assistant: there is nothing to learn")
+def _kind(value: Any) -> str:
+    kinds = {dict: "an object", list: "a list", bool: "true or false", type(None): "nothing", str: "text"}
+    return kinds.get(type(value), f"{type(value).__name__} {value!r}"[:60])

@@ -7,12 +7,15 @@ import gzip
 import json
 import zlib
 from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-ROW_SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 TEXT_SUFFIXES = (".txt", ".md", ".rst")
-SUFFIXES = ROW_SUFFIXES + TEXT_SUFFIXES
+SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", *TEXT_SUFFIXES)
+
+
+ByteFile = gzip.GzipFile | BufferedReader
 
 
 class Bad(str):
@@ -20,51 +23,53 @@ class Bad(str):
 
 
 Rows = Iterator[tuple[int, "dict[str, Any] | Bad"]]
+"""The 1-based line that a row starts in (in Parquet and JSON lists: its number), and the row."""
 
 
-def data_suffix(path: Path) -> str | None:
+def data_suffix(path: str | Path) -> str | None:
     """Give the known suffix of a data file, `.gz` aside; None for any other file."""
-    name = path.name.lower()
+    name = Path(path).name.lower()
     suffix = Path(name.removesuffix(".gz")).suffix
-    return suffix if suffix in SUFFIXES and not (suffix == ".parquet" and name.endswith(".gz")) else None
+    return suffix if suffix in SUFFIXES and not name.endswith(".parquet.gz") else None
 
 
 def read_file(path: Path) -> Rows:
-    """Give (1-based line or row, row) for a file of any known format; memory holds a line at a time, or a document."""
-    suffix = data_suffix(path)
+    """Read a file of any known format; memory holds one row at a time, of a JSON list the whole file.
+
+    Raises:
+        OSError: when the file cannot be opened or read.
+    """
+    suffix, number = data_suffix(path), 0
     if suffix == ".parquet":
         yield from _read_parquet(path)
         return
-    number = 0
     try:
         with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as file:
+            head = file.peek(4096).removeprefix(b"\xef\xbb\xbf")
             if suffix in TEXT_SUFFIXES:
                 rows = _read_document(file)
             elif suffix in (".csv", ".tsv"):
-                rows = _read_csv(file, "\t" if suffix == ".tsv" else ",")
+                first_line = head.split(b"\n")[0].decode("utf-8", "replace")
+                rows = _read_csv(file, "\t" if suffix == ".tsv" else max(",;\t", key=first_line.count))
             else:
-                rows = _read_json(file)
+                rows = _read_json_list(file) if head.lstrip()[:1] == b"[" else _read_json_lines(file)
             for number, row in rows:
                 yield number, row
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         yield number + 1, Bad(f"the .gz file is damaged or cut short ({error}); make it again")
 
 
-def _decode(line: bytes) -> str | Bad:
-    try:
-        return line.decode("utf-8")
-    except UnicodeDecodeError as error:
-        wide = "; the file looks like UTF-16" if line.startswith((b"\xff\xfe", b"\xfe\xff")) else ""
-        return Bad(f"byte {error.start + 1} of the line (0x{line[error.start]:02x}) is not UTF-8{wide}; save it as UTF-8")
-
-
-def _lines(file: IO[bytes]) -> Iterator[tuple[int, str | Bad]]:
+def _lines(file: ByteFile) -> Iterator[tuple[int, str | Bad]]:
     for number, line in enumerate(file, start=1):
-        text = _decode(line)
-        yield number, text if isinstance(text, Bad) or number > 1 else text.removeprefix("\ufeff")
+        try:
+            yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            wide = "; the file looks like UTF-16" if line.startswith((b"\xff\xfe", b"\xfe\xff")) else ""
+            bad = f"byte {error.start + 1} of the line (0x{line[error.start]:02x}) is not UTF-8{wide}"
+            yield number, Bad(f"{bad}; save the file as UTF-8")
 
 
-def _read_document(file: IO[bytes]) -> Rows:
+def _read_document(file: ByteFile) -> Rows:
     parts = []
     for number, line in _lines(file):
         if isinstance(line, Bad):
@@ -75,43 +80,40 @@ def _read_document(file: IO[bytes]) -> Rows:
         yield 1, {"text": "".join(parts)}
 
 
-def _read_json(file: IO[bytes]) -> Rows:
-    if file.peek(64)[:64].removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"[":  # type: ignore[attr-defined]
-        yield from _read_json_list(file)
-        return
+def _parse_json(text: str) -> tuple[int, Any]:
+    """Give the value, or a Bad with the line of the text that it is about."""
+    try:
+        return 1, json.loads(text)
+    except json.JSONDecodeError as error:
+        return error.lineno, Bad(f"not JSON: {error.msg} at column {error.colno}; a row is one JSON object on one line")
+    except (ValueError, RecursionError) as error:
+        return 1, Bad(f"not usable JSON: {error}")
+
+
+def _json_row(value: Any) -> dict[str, Any] | Bad:
+    if isinstance(value, (dict, Bad)):
+        return value
+    return Bad(f"a row must be a JSON object, found {json.dumps(value, ensure_ascii=False)[:60]}")
+
+
+def _read_json_lines(file: ByteFile) -> Rows:
     for number, line in _lines(file):
         if isinstance(line, Bad):
             yield number, line
         elif line.strip():
-            yield number, _json_row(line)
+            yield number, _json_row(_parse_json(line.rstrip())[1])
 
 
-def _json_row(line: str) -> dict[str, Any] | Bad:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        where = f" at column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
-        reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
-        return Bad(f"not JSON: {reason}{where}; each line must be one JSON object")
-    return row if isinstance(row, dict) else Bad(f"the row must be a JSON object, found {json.dumps(row)[:40]}")
+def _read_json_list(file: ByteFile) -> Rows:
+    for number, document in _read_document(file):
+        line, value = (number, document) if isinstance(document, Bad) else _parse_json(document["text"])
+        if isinstance(value, Bad):
+            yield line, value
+        else:
+            yield from ((number, _json_row(item)) for number, item in enumerate(value, start=1))
 
 
-def _read_json_list(file: IO[bytes]) -> Rows:
-    text = _decode(file.read().removeprefix(b"\xef\xbb\xbf"))
-    try:
-        rows = json.loads(text) if not isinstance(text, Bad) else None
-    except json.JSONDecodeError as error:
-        yield error.lineno, Bad(f"not JSON: {error.msg} at column {error.colno}")
-        return
-    if rows is None:
-        yield 1, Bad(text)
-        return
-    for number, row in enumerate(rows, start=1):
-        good = isinstance(row, dict)
-        yield number, row if good else Bad(f"item {number} must be a JSON object, found {json.dumps(row)[:40]}")
-
-
-def _read_csv(file: IO[bytes], delimiter: str) -> Rows:
+def _read_csv(file: ByteFile, delimiter: str) -> Rows:
     bad: list[tuple[int, Bad]] = []
 
     def good_lines() -> Iterator[str]:
@@ -124,26 +126,27 @@ def _read_csv(file: IO[bytes], delimiter: str) -> Rows:
     # The default bound of 131,072 characters a field is less than one long document.
     csv.field_size_limit(2**31 - 1)
     reader = csv.reader(good_lines(), delimiter=delimiter, strict=True)
-    header: list[str] | None = None
+    header: list[str] = []
     while True:
-        start = reader.line_num + 1 + len(bad)
+        start = reader.line_num + len(bad) + 1
         try:
             fields = next(reader)
         except StopIteration:
             break
         except csv.Error as error:
-            yield start, Bad(f"not CSV: {error}; a field with a quote in it is written \"...\"\"...\"")
+            reason = "a quote is opened and never closed" if "unexpected end" in str(error) else error
+            yield start, Bad(f'not CSV: {reason}; a field with quotes in it is written "a ""b"" c"')
             continue
-        if header is None:
+        if not header:
             header = fields
             if len(set(header)) < len(header):
                 yield start, Bad(f"the header names a column twice: {', '.join(header)}")
                 return
         elif fields and len(fields) != len(header):
-            yield start, Bad(
-                f"{len(fields)} fields where the header has {len(header)} ({', '.join(header)}); "
-                "a field with a separator or line end in it needs quotes around it"
+            counts = (
+                f"{len(fields)} field{'s' * (len(fields) > 1)} where the header has {len(header)} ({', '.join(header)})"
             )
+            yield start, Bad(f"{counts}; a field with {delimiter!r} or a line end in it needs quotes around it")
         elif fields:
             yield start, dict(zip(header, fields, strict=True))
     yield from bad

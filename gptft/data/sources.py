@@ -1,70 +1,54 @@
-"""From a recipe's sources to one `datasets.Dataset` each, prepared once and then read from the cache of `datasets`.
+"""From a recipe's source to a `datasets.Dataset`, prepared once and then read from the cache of `datasets`.
 
 A prepared row has `messages`, `text` and `origin`, and what splitting needs: `digest` of its content, `found` (bits of
-what cleaning did) and `problem` (why it cannot be used; the other columns are then empty).
+what cleaning found) and `problem` (why it cannot be used; the other columns are then empty).
 """
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gptft.data import cleaning as cleaning_module
-from gptft.data import columns as columns_module
-from gptft.data import readers
 from gptft.data.cleaning import EMPTY, clean_row, content_digest
 from gptft.data.columns import RowError, detect_layout, read_row
-from gptft.data.readers import SUFFIXES, TEXT_SUFFIXES, Bad, data_suffix, read_file
+from gptft.data.readers import SUFFIXES, TEXT_SUFFIXES, Bad, Rows, data_suffix, read_file
 from gptft.errors import GptftError, UserError
 from gptft.recipe.schema import CleaningSection, Recipe, Source, Task
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-
-@dataclass(frozen=True)
-class FileRows:
-    """A file of a source. `label` is its name in origins; `alone`: the source names this very file."""
-
-    path: Path
-    label: str
-    alone: bool
-
-    def rows(self) -> readers.Rows:
-        """Read the file."""
-        return read_file(self.path)
-
-    def identity(self) -> list[Any]:
-        """What changes when the file changes."""
-        status = self.path.stat()
-        return [str(self.path), self.label, self.alone, status.st_size, status.st_mtime_ns]
+HUB_SECONDS = 5.0
+"""How long the Hub may take to answer before the cached copy of a data set is used."""
 
 
 @dataclass(frozen=True)
-class HubRows:
-    """A split of a data set from the Hub."""
+class Shard:
+    """A file of a source, or a split from the Hub (`dataset`). `label` is its name in origins; `alone`: it is all."""
 
-    dataset: Dataset
+    path: str
     label: str
     alone: bool = True
+    dataset: Dataset | None = None
 
-    @property
-    def path(self) -> str:
-        """Its name in messages."""
-        return self.label
-
-    def rows(self) -> readers.Rows:
-        """Read the split."""
-        yield from enumerate(iter(self.dataset), start=1)  # type: ignore[misc]
+    def rows(self) -> Rows:
+        """Read it."""
+        return read_file(Path(self.path)) if self.dataset is None else enumerate(self.dataset, start=1)  # type: ignore[return-value]
 
     def identity(self) -> list[Any]:
-        """What changes when the data set changes."""
-        return [self.label, self.dataset._fingerprint]
+        """What changes when its content may have changed."""
+        if self.dataset is not None:
+            return [self.label, self.dataset._fingerprint]
+        status = os.stat(self.path)
+        return [self.path, self.label, self.alone, status.st_size, status.st_mtime_ns]
 
 
 def prepare_source(source: Source, recipe: Recipe, key: str, num_proc: int | None = None) -> Dataset:
@@ -72,16 +56,17 @@ def prepare_source(source: Source, recipe: Recipe, key: str, num_proc: int | Non
 
     Raises:
         UserError: when the source does not exist or has no data file.
-        GptftError: when the Hub does not answer, or a file cannot be read or the cache not be written.
+        GptftError: when the Hub does not answer, a file cannot be read or the cache not be written.
     """
     import datasets
+    import datasets.config
+    import datasets.exceptions
 
     shards = find_files(source.path, recipe.folder, key) or [_from_hub(source, key)]
-    columns = {**recipe.data.columns, **source.columns}
-    cleaning = recipe.data.cleaning.model_copy(update={"duplicates": True})
-    # The code that prepares is part of the key: a cache from another version of it is never taken for this one's.
-    code = [Path(str(m.__file__)).read_text("utf-8") for m in (cleaning_module, columns_module, readers)]
-    key_parts = [[s.identity() for s in shards], columns, recipe.task, cleaning.model_dump(), code]
+    columns, cleaning = {**recipe.data.columns, **source.columns}, recipe.data.cleaning
+    # The code that prepares is part of the key: rows that other code prepared are never taken for this one's.
+    code = [path.read_text("utf-8") for path in sorted(Path(__file__).parent.glob("*.py"))]
+    parts = [[shard.identity() for shard in shards], columns, recipe.task, cleaning.model_dump(), code]
     turn = {"role": datasets.Value("string"), "content": datasets.Value("string")}
     strings = {name: datasets.Value("string") for name in ("text", "origin", "digest", "problem")}
     try:
@@ -90,79 +75,114 @@ def prepare_source(source: Source, recipe: Recipe, key: str, num_proc: int | Non
             features=datasets.Features({"messages": [turn], "found": datasets.Value("int8"), **strings}),
             gen_kwargs={"shards": shards, "columns": columns, "task": recipe.task, "cleaning": cleaning},
             num_proc=min(num_proc, len(shards)) if num_proc and len(shards) > 1 else None,
-            fingerprint=hashlib.sha256(json.dumps(key_parts).encode()).hexdigest()[:32],
+            fingerprint=hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32],
         )  # type: ignore[return-value]
     except (datasets.exceptions.DatasetGenerationError, OSError) as error:
-        cause = error.__cause__ or error
+        cache = datasets.config.HF_DATASETS_CACHE
         raise GptftError(
-            f"data.{key}: {source.path} could not be prepared: {cause}. The cache is in {datasets.config.HF_DATASETS_CACHE}"
+            f"data.{key}: {source.path} could not be prepared (cache: {cache}): {error.__cause__ or error}"
         ) from error
 
 
-def find_files(text: str, folder: Path, key: str) -> list[FileRows]:
+def find_files(text: str, folder: Path, key: str) -> list[Shard]:
     """Give the data files that a path, folder or glob stands for, in order of name; none for a name on the Hub.
 
     Raises:
         UserError: when it is written as a path and nothing is there, or no file is of a known format.
     """
+    for variable in re.findall(r"\$\{?(\w+)", text):
+        if variable not in os.environ:
+            raise UserError(f"data.{key}: {text}: the environment variable {variable} is not set")
     expanded = os.path.expandvars(os.path.expanduser(text))
-    if expanded.startswith("$") or "/$" in expanded:
-        raise UserError(f"data.{key}: {text} names an environment variable that is not set")
     path = folder / expanded
-    is_glob = any(character in expanded for character in "*?[") and not path.exists()
-    if is_glob:
-        base = Path(*path.parts[: next(n for n, part in enumerate(path.parts) if set(part) & set("*?["))])
-        paths = sorted(p for p in base.glob(str(path.relative_to(base))) if p.is_file())
+    if is_glob := glob.has_magic(expanded) and not path.exists():
+        base = folder.joinpath(*takewhile(lambda part: not glob.has_magic(part), Path(expanded).parts))
+        paths = [folder / match for match in glob.glob(expanded, root_dir=folder, recursive=True)]
     elif path.is_dir():
-        base, paths = path, sorted(p for p in path.rglob("*") if p.is_file())
-    elif path.exists():
-        base, paths = path.parent, [path]
-    elif data_suffix(path) or expanded.startswith((".", "/", "~")):
-        raise UserError(f"data.{key}: there is no file or folder {path}")
+        base = path
+        paths = [p for p in path.rglob("*") if not any(part.startswith(".") for part in p.relative_to(path).parts)]
+    elif path.exists() or data_suffix(path) or text.startswith((".", "/", "~", "$")):
+        base, paths = path.parent, [path] if path.exists() else []
     else:
         return []
-    visible = [p for p in paths if not any(part.startswith(".") for part in p.relative_to(base).parts)]
-    known = [p for p in visible if data_suffix(p)]
+    known = sorted(p for p in paths if p.is_file() and data_suffix(p))
     if not known:
-        raise UserError(f"data.{key}: {path} has no data file: known are {', '.join(SUFFIXES)}, also .gz")
-    alone = not is_glob and not path.is_dir()
-    return [FileRows(p.absolute(), p.relative_to(base).as_posix(), alone) for p in known]
+        what = "has no data file" if paths else "matches nothing" if is_glob else "does not exist"
+        raise UserError(
+            f"data.{key}: {path} {what}; known files are {', '.join(SUFFIXES)}, and each but Parquet as .gz"
+        )
+    alone = path in known
+    return [Shard(str(p.absolute()), p.relative_to(base).as_posix(), alone) for p in known]
 
 
-def _from_hub(source: Source, key: str) -> HubRows:
+def _from_hub(source: Source, key: str) -> Shard:
     import datasets
+    import datasets.config
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 
-    split = source.split or key
+    split, unreachable, was_offline = source.split or key, "", datasets.config.HF_HUB_OFFLINE
+    neither = f"data.{key}: {source.path} is no file or folder beside the recipe, and"
     try:
-        dataset = datasets.load_dataset(source.path, source.name, split=split)
+        HfApi().dataset_info(source.path, timeout=HUB_SECONDS)
+    except (RepositoryNotFoundError, HFValidationError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"{neither} the Hub shows you no data set of that name: {reason}") from error
+    except Exception as error:  # each HTTP library, proxy and switch has its own
+        unreachable = str(error).partition("\n")[0] or type(error).__name__
+    try:
+        # Else `datasets` asks an absent Hub for half a minute before it looks into its cache.
+        datasets.config.HF_HUB_OFFLINE = was_offline or bool(unreachable)
+        dataset = datasets.load_dataset(f"hf://datasets/{source.path}", source.name, split=split)
+    except ValueError as error:  # such as a split or configuration that it does not have
+        raise UserError(f"data.{key}: {source.path} on the Hub: {error}") from error
     except Exception as error:
-        raise GptftError(f"data.{key}: {source.path}: {error}") from error
-    return HubRows(dataset, f"{source.path}/{split}")  # type: ignore[arg-type]
+        if not unreachable:
+            raise GptftError(f"data.{key}: {source.path} on the Hub cannot be loaded: {error}") from error
+        raise GptftError(
+            f"{neither} the Hub, where it could be a data set, does not answer ({unreachable}), nor is it in the "
+            "cache. Mend the path; or load it once with a network, and it is read from the cache from then on."
+        ) from error
+    finally:
+        datasets.config.HF_HUB_OFFLINE = was_offline
+    return Shard(source.path, f"{source.path}/{split}", dataset=dataset)  # type: ignore[arg-type]
 
 
 def _prepared_rows(
-    shards: list[FileRows | HubRows], columns: dict[str, str], task: Task, cleaning: CleaningSection
+    shards: list[Shard], columns: dict[str, str], task: Task, cleaning: CleaningSection
 ) -> Iterator[dict[str, Any]]:
-    nothing = dict.fromkeys(("messages", "text", "origin", "digest", "problem"))
     for shard in shards:
-        layout, number, empty = None, 0, True
+        layout, number = None, 0
         for number, row in shard.rows():
-            empty = False
             try:
                 if isinstance(row, Bad):
                     raise RowError(row)
-                # Only the first row decides, so that a file is read in one way.
-                layout = layout or detect_layout(list(row), columns, task)
+                # The first row decides, so that a file is read in one way.
+                layout = layout or detect_layout(row, columns, task)
                 messages, text, found = clean_row(*read_row(row, layout), cleaning)
                 if messages is not None and found & EMPTY and not cleaning.empties:
                     raise RowError("no turn of the assistant has any text")
             except ValueError as error:
-                yield {**nothing, "found": 0, "problem": f"{shard.path}:{number}: {error}"}
+                yield _problem(f"{shard.path}:{number}: {error}")
                 if layout is None and not isinstance(row, Bad):
                     break
                 continue
-            digest = content_digest(messages, text)
-            origin = f"{shard.label}:{number}"
-            yield {**nothing, "messages": messages, "text": text, "found": found, "origin": origin, "digest": digest}
-        if empty and (shard.alone or data_suffix(Path(shard.path)) not in TEXT_SUFFIXES):
-            yield {**nothing, "found": 0, "problem": f"{shard.path}: the file is empty: it has no row"}
+            yield {
+                "messages": messages,
+                "text": text,
+                "origin": _storable(f"{shard.label}:{number}"),
+                "digest": content_digest(messages, text),
+                "found": found,
+                "problem": None,
+            }
+        if number == 0 and (shard.alone or data_suffix(shard.path) not in TEXT_SUFFIXES):
+            yield _problem(f"{shard.path}: the file is empty, or has no row")
+
+
+def _problem(message: str) -> dict[str, Any]:
+    return {**dict.fromkeys(("messages", "text", "origin", "digest")), "found": 0, "problem": _storable(message)}
+
+
+def _storable(text: str) -> str:
+    """Replace what Arrow cannot hold: halves of characters, from file names or column names."""
+    return text.encode("utf-8", "replace").decode("utf-8")

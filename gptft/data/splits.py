@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -61,7 +60,7 @@ def _line(name: str, split: SplitReport) -> str:
             (split.duplicates, "duplicates dropped"),
             (split.empties, "empty dropped"),
             (split.control_characters, "with control characters removed"),
-            (split.unicode_nfc, "with letters rewritten (NFC)"),
+            (split.unicode_nfc, "with letters rewritten as NFC"),
         )
         if count
     ]
@@ -109,7 +108,9 @@ def load_splits(recipe: Recipe, splits: Sequence[str] = SPLIT_NAMES, num_proc: i
     given = {name: getattr(recipe.data, name) for name in SPLIT_NAMES}
     shares = {name: value for name in ("test", "validation") if isinstance(value := given[name], float)}
     if sum(shares.values()) >= 1:
-        raise UserError(f"data: the shares {shares} leave nothing of train")
+        raise UserError(
+            f"data: the shares of {' and '.join(shares)} add up to {sum(shares.values()):g}: no row is left to train on"
+        )
     wanted = [name for name in SPLIT_NAMES if name in splits and given[name] is not None]
     pools: dict[str, _Pool] = {}
     problems: list[str] = []
@@ -179,12 +180,12 @@ def _make_split(
     pool: _Pool, members: Iterable[int], recipe: Recipe, name: str
 ) -> tuple[Dataset, SplitReport, set[str]]:
     cleaning, report, seen = recipe.data.cleaning, SplitReport(pool.sources), set[str]()
-    bits: Counter[int] = Counter()
     indices: list[int] = []
     for index in members:
         digest, found = pool.digests[index], pool.found[index]
         report.read += 1
-        bits[found & (CONTROL_REMOVED | NFC_CHANGED)] += 1
+        report.control_characters += bool(found & CONTROL_REMOVED)
+        report.unicode_nfc += bool(found & NFC_CHANGED)
         if found & EMPTY and cleaning.empties:
             report.empties += 1
         elif digest in seen and cleaning.duplicates:
@@ -192,8 +193,6 @@ def _make_split(
         else:
             seen.add(digest)
             indices.append(index)
-    report.control_characters = sum(count for bit, count in bits.items() if bit & CONTROL_REMOVED)
-    report.unicode_nfc = sum(count for bit, count in bits.items() if bit & NFC_CHANGED)
     report.kept = len(indices)
     if name == "train":
         indices = _weighted(indices, pool, recipe.data.seed)
