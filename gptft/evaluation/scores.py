@@ -1,0 +1,222 @@
+"""From what a model answered to a table of scores, each with its definition, rows and 95% interval."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gptft.errors import GptftError, UserError
+from gptft.evaluation.bootstrap import interval, quantiles
+from gptft.metrics import built_in_name, load_metric
+
+if TYPE_CHECKING:
+    import evaluate
+    from rich.table import Table
+
+    from gptft.metrics.base import RowMetric
+
+CONFIDENCE = 0.95
+RESAMPLES = 1000
+# A metric that is not built in is run anew for each resample, so there are fewer, and none where that takes longer.
+LOADED_RESAMPLES = 200
+LOADED_SECONDS = 20.0
+
+Options = Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Score:
+    """A metric's value on some rows. `low` and `high` are None where no interval can be given."""
+
+    name: str
+    value: float
+    low: float | None
+    high: float | None
+    rows: int
+    definition: str  # the sacreBLEU signature, or the averaging in words
+    higher_is_better: bool | None  # None where gptft cannot know: a metric that is not built in
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a model said of the rows of a split. Lists that were not computed stay empty.
+
+    The first three have one entry an answer; `references` has all right answers of the row. The last two have one
+    entry a row: the summed negative log-likelihood in nats of its supervised tokens, and their number.
+    """
+
+    predictions: list[str] = field(default_factory=list)
+    references: list[list[str]] = field(default_factory=list)
+    stopped: list[bool] = field(default_factory=list)
+    negative_log_likelihoods: list[float] = field(default_factory=list)
+    token_counts: list[int] = field(default_factory=list)
+
+
+def needs_generation(metric_name: str) -> bool:
+    """Tell whether the metric reads generated answers; perplexity reads only likelihoods."""
+    return built_in_name(metric_name) != "perplexity"
+
+
+def compute_scores(
+    metric_names: Sequence[str], predictions: Predictions, options: Options | None = None
+) -> list[Score]:
+    """Score predictions by each metric, in the order given.
+
+    Args:
+        metric_names: what `load_metric` takes. A metric that is not built in may give several scores (rouge: four).
+        predictions: with the lists that the metrics read; see `needs_generation`.
+        options: what `compute` of a metric takes, by its name: `{"bleu": {"tokenize": "zh"}}`.
+
+    Raises:
+        UserError: no such metric, or it wants other inputs than predictions and references.
+        GptftError: a metric cannot be fetched, fails, or has no rows to read.
+    """
+    from gptft.metrics.base import RowMetric
+
+    scores: list[Score] = []
+    for name in metric_names:
+        metric = load_metric(name)
+        keywords = (options or {}).get(name, {})
+        if isinstance(metric, RowMetric):
+            scores.append(_built_in_score(metric, predictions, keywords))
+        else:
+            scores += _loaded_scores(name, metric, predictions, keywords)
+    return scores
+
+
+def _built_in_score(metric: RowMetric, predictions: Predictions, options: Mapping[str, Any]) -> Score:
+    inputs = [getattr(predictions, name) for name in metric.inputs[0]]
+    _refuse_empty(metric.name, inputs)
+    statistics = metric.row_statistics(*inputs, **options)
+    ends = interval(statistics, metric.score, confidence=CONFIDENCE, resamples=RESAMPLES)
+    return Score(
+        name=metric.name,
+        value=float(metric.score(statistics.sum(axis=0))),
+        low=ends and ends[0],
+        high=ends and ends[1],
+        rows=len(statistics),
+        definition=metric.definition(*inputs, **options),
+        higher_is_better=metric.higher_is_better,
+    )
+
+
+def _loaded_scores(
+    name: str, metric: evaluate.EvaluationModule, predictions: Predictions, options: Mapping[str, Any]
+) -> list[Score]:
+    """Run a metric of the Hub or of the user, once and, where it is quick, on resampled rows."""
+    answers, references = predictions.predictions, predictions.references
+    _refuse_empty(name, [answers, references])
+    formats = metric.features if isinstance(metric.features, list) else [metric.features]
+    wanted = sorted(formats[0])
+    if wanted != ["predictions", "references"]:
+        raise UserError(f"metric '{name}' reads {', '.join(wanted)}; gptft has predictions and references to give.")
+    from datasets import Value
+
+    flat = all(len(row) == 1 for row in references) and any(isinstance(f["references"], Value) for f in formats)
+
+    def run(indices: Sequence[int]) -> dict[str, float]:
+        rows = [references[index][0] if flat else references[index] for index in indices]
+        try:
+            result = metric.compute(predictions=[answers[index] for index in indices], references=rows, **options) or {}
+        except Exception as error:
+            raise GptftError(f"metric '{name}' failed on these predictions: {error}") from error
+        values = {key: float(value) for key, value in result.items() if isinstance(value, (int, float, np.number))}
+        if not values:
+            raise GptftError(f"metric '{name}' gives no single number but {', '.join(result) or 'nothing'}.")
+        for main in (metric.name, "score"):
+            if main in values:
+                return {metric.name: values[main]}
+        return {key if key.startswith(metric.name) else f"{metric.name}_{key}": values[key] for key in values}
+
+    started = time.monotonic()
+    values = run(range(len(answers)))
+    seconds = time.monotonic() - started
+    resampled: list[dict[str, float]] = []
+    if len(answers) > 1 and seconds * LOADED_RESAMPLES <= LOADED_SECONDS:
+        draws = np.random.default_rng(0).integers(len(answers), size=(LOADED_RESAMPLES, len(answers)))
+        try:
+            resampled = [run(draw.tolist()) for draw in draws]
+        except GptftError:  # not defined on some resample (no answer but empty ones): the table says "no interval"
+            resampled = []
+    scores = []
+    for key, value in values.items():
+        ends = quantiles(np.array([sample[key] for sample in resampled if key in sample]), CONFIDENCE)
+        if ends and ends[0] == ends[1]:
+            ends = None
+        definition = f"'{key}' of the metric '{name}', computed by evaluate"
+        scores.append(Score(key, value, ends and ends[0], ends and ends[1], len(answers), definition, None))
+    return scores
+
+
+def _refuse_empty(name: str, inputs: Sequence[Sequence[Any]]) -> None:
+    if not all(inputs):
+        raise GptftError(f"metric '{name}' has no rows to score: the split is empty or its inputs were not computed.")
+
+
+def format_value(name: str, value: float) -> str:
+    """Write a value as is usual for the metric: BLEU like sacreBLEU, perplexity with four significant digits."""
+    if name in ("bleu", "chrf"):
+        return f"{value:.2f}"
+    if name == "perplexity":
+        return f"{value:#.4g}".rstrip(".") if abs(value) < 1000 else f"{value:.0f}"
+    return f"{value:.3f}"
+
+
+def scores_table(scores: Sequence[Score], base: Sequence[Score] = (), title: str | None = None) -> Table:
+    """Lay out scores for a terminal, beside those of the base where it was scored; `base` may lack metrics."""
+    from rich.table import Table
+    from rich.text import Text
+
+    notes = [f"{score.name}: {score.definition}" for score in scores]
+    if any(score.low is None for score in [*scores, *base]):
+        notes.append("no interval: fewer than two rows, rows all alike, or a metric too slow to resample")
+    table = Table(title=title, caption=Text("\n".join(notes)), title_justify="left", caption_justify="left")
+    table.add_column("metric")
+    table.add_column("rows", justify="right")
+    # Text, because rich would read square brackets as markup.
+    for header in ["score [95% interval]", *(["base [95% interval]", "change"] if base else [])]:
+        table.add_column(Text(header), justify="right")
+    base_by_name = {score.name: score for score in base}
+    for score in scores:
+        cells = [Text(score.name), Text(f"{score.rows:,}"), Text(_with_interval(score))]
+        if before := base_by_name.get(score.name):
+            cells += [Text(_with_interval(before)), Text(*_change(score, before))]
+        table.add_row(*cells)
+    return table
+
+
+def _with_interval(score: Score) -> str:
+    value = format_value(score.name, score.value)
+    if score.low is None or score.high is None:
+        return f"{value} [no interval]"
+    return f"{value} [{format_value(score.name, score.low)}, {format_value(score.name, score.high)}]"
+
+
+def _change(score: Score, before: Score) -> tuple[str, str]:
+    """Give the difference and its colour: green for the better, red for the worse, none where that is unknown."""
+    difference = score.value - before.value
+    text = ("+" if difference > 0 else "") + format_value(score.name, difference)
+    if score.higher_is_better is None or not difference:
+        return text, ""
+    return text, "green" if (difference > 0) == score.higher_is_better else "red"
+
+
+def to_json(scores: Sequence[Score], base: Sequence[Score] = ()) -> dict[str, Any]:
+    """Give the content of scores.json: by metric its value, interval, rows and definition, and the same of the base.
+
+    What is not a finite number (the perplexity of a model that diverged) becomes null, for JSON has no other word.
+    """
+    return {
+        "confidence": CONFIDENCE,
+        "scores": {score.name: _finite(asdict(score)) for score in scores},
+        "base": {score.name: _finite(asdict(score)) for score in base} or None,
+    }
+
+
+def _finite(row: dict[str, Any]) -> dict[str, Any]:
+    return {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()}
