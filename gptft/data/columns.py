@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from gptft.data.cleaning import Messages
-from gptft.recipe.schema import COLUMN_NAMES, Task
+from gptft.recipe.schema import Task
 
 Layout = dict[str, str]
 """Which columns to read: gptft's name -> the row's."""
@@ -45,8 +45,6 @@ def detect_layout(found: Iterable[str], columns: dict[str, str], task: Task) -> 
     """
     found = list(found)
     there = f"Columns found: {', '.join(found) or 'none'}."
-    if unknown := [name for name in columns if name not in COLUMN_NAMES]:
-        raise RowError(f"`columns:` has the unknown name {unknown[0]!r}; gptft's names are {', '.join(COLUMN_NAMES)}")
     if absent := [f"{name}: {theirs}" for name, theirs in columns.items() if theirs not in found]:
         raise RowError(f"`columns:` says {', '.join(absent)}, but there is no such column. {there}")
     for usual in _ACCEPTED[task]:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 TEXT_SUFFIXES = (".txt", ".md", ".rst")
-SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", *TEXT_SUFFIXES)
 
 
 ByteFile = gzip.GzipFile | BufferedReader
@@ -26,11 +25,9 @@ Rows = Iterator[tuple[int, "dict[str, Any] | Bad"]]
 """The 1-based line that a row starts in (in Parquet and JSON lists: its number), and the row."""
 
 
-def data_suffix(path: str | Path) -> str | None:
-    """Give the known suffix of a data file, `.gz` aside; None for any other file."""
-    name = Path(path).name.lower()
-    suffix = Path(name.removesuffix(".gz")).suffix
-    return suffix if suffix in SUFFIXES and not name.endswith(".parquet.gz") else None
+def data_suffix(path: str | Path) -> str:
+    """Give the ending that tells the format, lower case, `.gz` aside."""
+    return Path(Path(path).name.lower().removesuffix(".gz")).suffix
 
 
 def read_file(path: Path) -> Rows:
@@ -164,4 +161,4 @@ def _read_parquet(path: Path) -> Rows:
                     number += 1
                     yield number, row
     except pyarrow.ArrowException as error:
-        yield number + 1, Bad(f"not a Parquet file, or a damaged one: {error}")
+        yield number + 1, Bad(f"not a Parquet file, or a damaged one: {error} (it may not be packed as .gz)")

@@ -6,22 +6,20 @@ what cleaning found) and `problem` (why it cannot be used; the other columns are
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import json
 import os
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gptft.data.cleaning import EMPTY, clean_row, content_digest
 from gptft.data.columns import RowError, detect_layout, read_row
-from gptft.data.readers import SUFFIXES, TEXT_SUFFIXES, Bad, Rows, data_suffix, read_file
+from gptft.data.readers import TEXT_SUFFIXES, Bad, Rows, data_suffix, read_file
 from gptft.errors import GptftError, UserError
 from gptft.recipe.schema import CleaningSection, Recipe, Source, Task
+from gptft.recipe.sources import SourceError, find_files
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -62,7 +60,7 @@ def prepare_source(source: Source, recipe: Recipe, key: str, num_proc: int | Non
     import datasets.config
     import datasets.exceptions
 
-    shards = find_files(source.path, recipe.folder, key) or [_from_hub(source, key)]
+    shards = _find_shards(source, recipe, key)
     columns, cleaning = {**recipe.data.columns, **source.columns}, recipe.data.cleaning
     # The code that prepares is part of the key: rows that other code prepared are never taken for this one's.
     code = [path.read_text("utf-8") for path in sorted(Path(__file__).parent.glob("*.py"))]
@@ -84,35 +82,15 @@ def prepare_source(source: Source, recipe: Recipe, key: str, num_proc: int | Non
         ) from error
 
 
-def find_files(text: str, folder: Path, key: str) -> list[Shard]:
-    """Give the data files that a path, folder or glob stands for, in order of name; none for a name on the Hub.
-
-    Raises:
-        UserError: when it is written as a path and nothing is there, or no file is of a known format.
-    """
-    for variable in re.findall(r"\$\{?(\w+)", text):
-        if variable not in os.environ:
-            raise UserError(f"data.{key}: {text}: the environment variable {variable} is not set")
-    expanded = os.path.expandvars(os.path.expanduser(text))
-    path = folder / expanded
-    if is_glob := glob.has_magic(expanded) and not path.exists():
-        base = folder.joinpath(*takewhile(lambda part: not glob.has_magic(part), Path(expanded).parts))
-        paths = [folder / match for match in glob.glob(expanded, root_dir=folder, recursive=True)]
-    elif path.is_dir():
-        base = path
-        paths = [p for p in path.rglob("*") if not any(part.startswith(".") for part in p.relative_to(path).parts)]
-    elif path.exists() or data_suffix(path) or text.startswith((".", "/", "~", "$")):
-        base, paths = path.parent, [path] if path.exists() else []
-    else:
-        return []
-    known = sorted(p for p in paths if p.is_file() and data_suffix(p))
-    if not known:
-        what = "has no data file" if paths else "matches nothing" if is_glob else "does not exist"
-        raise UserError(
-            f"data.{key}: {path} {what}; known files are {', '.join(SUFFIXES)}, and each but Parquet as .gz"
-        )
-    alone = path in known
-    return [Shard(str(p.absolute()), p.relative_to(base).as_posix(), alone) for p in known]
+def _find_shards(source: Source, recipe: Recipe, key: str) -> list[Shard]:
+    try:
+        files = find_files(source.path, recipe.folder)
+    except SourceError as error:
+        raise UserError(f"data.{key}: {source.path}: {error}") from error
+    if files is None:
+        return [_from_hub(source, key)]
+    base = os.path.commonpath([file.parent for file in files])
+    return [Shard(str(file), file.relative_to(base).as_posix(), len(files) == 1) for file in files]
 
 
 def _from_hub(source: Source, key: str) -> Shard:

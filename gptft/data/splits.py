@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -79,17 +79,6 @@ class Splits:
     report: DataReport
 
 
-@dataclass
-class _Pool:
-    """Rows of a list of sources, with the columns that decide about them."""
-
-    dataset: Dataset
-    digests: list[str]
-    found: list[int]
-    weights: list[float]
-    sources: list[dict[str, Any]]
-
-
 def load_splits(recipe: Recipe, splits: Sequence[str] = SPLIT_NAMES, num_proc: int | None = None) -> Splits:
     """Read, clean and split the data of a recipe; the second time it comes from the cache.
 
@@ -105,30 +94,30 @@ def load_splits(recipe: Recipe, splits: Sequence[str] = SPLIT_NAMES, num_proc: i
         UserError: when a source is missing, rows are unusable (the first five are shown), or a split has no row.
         GptftError: when the Hub does not answer or the disk refuses.
     """
+    import datasets
+
     given = {name: getattr(recipe.data, name) for name in SPLIT_NAMES}
     shares = {name: value for name in ("test", "validation") if isinstance(value := given[name], float)}
-    if sum(shares.values()) >= 1:
-        raise UserError(
-            f"data: the shares of {' and '.join(shares)} add up to {sum(shares.values()):g}: no row is left to train on"
-        )
     wanted = [name for name in SPLIT_NAMES if name in splits and given[name] is not None]
-    pools: dict[str, _Pool] = {}
-    problems: list[str] = []
+    report, problems = DataReport(), list[str]()
+    pools: dict[str, list[Dataset]] = {}
     for name in dict.fromkeys("train" if name in shares else name for name in wanted):
-        pools[name] = _read_pool(given[name], recipe, name, num_proc, problems)
+        pools[name] = [prepare_source(source, recipe, name, num_proc) for source in given[name]]
+        for part in pools[name]:
+            problems += filter(None, _column(part, "problem"))
     if problems:
         raise UserError(_all_problems(problems))
-    report = DataReport()
     made: dict[str, Dataset | None] = dict.fromkeys(SPLIT_NAMES)
     kept: dict[str, set[str]] = {}
     for name in wanted:
-        pool = pools["train" if name in shares else name]
-        members: Iterable[int] = range(len(pool.digests))
-        if pool is pools.get("train") and shares:
-            members = [n for n in members if _split_of(pool.digests[n], shares, recipe.data.seed) == name]
-        made[name], report.splits[name], kept[name] = _make_split(pool, members, recipe, name)
+        pool = "train" if name in shares else name
+        report.splits[name], indices, kept[name] = _choose(
+            pools[pool], given[pool], shares if pool == "train" else {}, recipe, name
+        )
+        rows = datasets.concatenate_datasets(pools[pool]) if len(pools[pool]) > 1 else pools[pool][0]
+        made[name] = rows.select(indices).select_columns(["messages", "text", "origin"])
     for name in ("validation", "test"):
-        if name in kept and "train" in kept and (count := len(kept[name] & kept["train"])):
+        if count := len(kept.get(name, set()) & kept.get("train", set())):
             report.overlap[name] = count
             report.warnings.append(
                 f"data.{name}: {count:,} of {len(kept[name]):,} rows are also in train: scores on them show memory, "
@@ -137,20 +126,9 @@ def load_splits(recipe: Recipe, splits: Sequence[str] = SPLIT_NAMES, num_proc: i
     return Splits(made["train"], made["validation"], made["test"], report)
 
 
-def _read_pool(sources: list[Source], recipe: Recipe, name: str, num_proc: int | None, problems: list[str]) -> _Pool:
-    import datasets
-
-    parts = [prepare_source(source, recipe, name, num_proc) for source in sources]
-    for part in parts:
-        if part.data.column("problem").null_count < len(part):
-            problems += [problem for problem in part["problem"] if problem is not None]
-    dataset = parts[0] if len(parts) == 1 else datasets.concatenate_datasets(parts)
-    weights = [source.weight for source, part in zip(sources, parts, strict=True) for _ in range(len(part))]
-    described = [
-        {"path": source.path, "rows": len(part), "weight": source.weight}
-        for source, part in zip(sources, parts, strict=True)
-    ]
-    return _Pool(dataset, list(dataset["digest"]), list(dataset["found"]), weights, described)
+def _column(dataset: Dataset, name: str) -> list[Any]:
+    # Straight from Arrow: the formatting of each row takes most of the time otherwise.
+    return dataset.data.column(name).to_pylist()
 
 
 def _all_problems(problems: list[str]) -> str:
@@ -176,43 +154,45 @@ def _split_of(digest: str, shares: dict[str, float], seed: int) -> str:
     return "train"
 
 
-def _make_split(
-    pool: _Pool, members: Iterable[int], recipe: Recipe, name: str
-) -> tuple[Dataset, SplitReport, set[str]]:
-    cleaning, report, seen = recipe.data.cleaning, SplitReport(pool.sources), set[str]()
-    indices: list[int] = []
-    for index in members:
-        digest, found = pool.digests[index], pool.found[index]
-        report.read += 1
-        report.control_characters += bool(found & CONTROL_REMOVED)
-        report.unicode_nfc += bool(found & NFC_CHANGED)
-        if found & EMPTY and cleaning.empties:
-            report.empties += 1
-        elif digest in seen and cleaning.duplicates:
-            report.duplicates += 1
-        else:
-            seen.add(digest)
-            indices.append(index)
-    report.kept = len(indices)
-    if name == "train":
-        indices = _weighted(indices, pool, recipe.data.seed)
-    report.weighted = len(indices)
-    if not indices:
+def _choose(
+    parts: list[Dataset], sources: list[Source], shares: dict[str, float], recipe: Recipe, name: str
+) -> tuple[SplitReport, list[int], set[str]]:
+    """Choose the rows of a split among its sources'; give their indices (by weight) and the digests of those kept."""
+    described = [
+        {"path": s.path, "rows": len(part), "weight": s.weight} for s, part in zip(sources, parts, strict=True)
+    ]
+    report, seed, cleaning = SplitReport(described), recipe.data.seed, recipe.data.cleaning
+    chosen: list[tuple[int, int, str]] = []
+    seen: set[str] = set()
+    start = 0
+    for source, part in zip(sources, parts, strict=True):
+        copies, part_copy = divmod(source.weight if name == "train" else 1.0, 1)
+        for index, (digest, found) in enumerate(
+            zip(_column(part, "digest"), _column(part, "found"), strict=True), start
+        ):
+            if shares and _split_of(digest, shares, seed) != name:
+                continue
+            report.read += 1
+            report.control_characters += bool(found & CONTROL_REMOVED)
+            report.unicode_nfc += bool(found & NFC_CHANGED)
+            if found & EMPTY and cleaning.empties:
+                report.empties += 1
+            elif digest in seen and cleaning.duplicates:
+                report.duplicates += 1
+            else:
+                report.kept += 1
+                seen.add(digest)
+                more = part_copy > 0 and _position(digest, f"weight {seed}") < part_copy
+                chosen += [(copy, index, digest) for copy in range(int(copies) + more)]
+        start += len(part)
+    if not chosen:
         raise UserError(
-            f"data.{name}: no row is left of {len(pool.digests):,}"
+            f"data.{name}: no row is left of {start:,}"
             + (f" ({report.empties:,} were empty)" if report.empties else "")
-            + ("; give a larger share or a source of its own" if name != "train" else "")
+            + ("; give a larger share or a source of its own" if name in shares else "")
         )
-    digest = hashlib.sha256("".join(pool.digests[index] for index in indices).encode())
-    report.fingerprint = digest.hexdigest()
-    return pool.dataset.select(indices).select_columns(["messages", "text", "origin"]), report, seen
-
-
-def _weighted(indices: list[int], pool: _Pool, seed: int) -> list[int]:
-    """Repeat rows, or leave some out, by the weight of their source; copies come after all first ones."""
-    copies = []
-    for index in indices:
-        whole, part = divmod(pool.weights[index], 1)
-        count = int(whole) + (part > 0 and _position(pool.digests[index], f"weight {seed}") < part)
-        copies += [(copy, index) for copy in range(count)]
-    return [index for _, index in sorted(copies)]
+    # Second copies come after all first ones.
+    chosen.sort()
+    report.weighted = len(chosen)
+    report.fingerprint = hashlib.sha256("".join(digest for _, _, digest in chosen).encode()).hexdigest()
+    return report, [index for _, index, _ in chosen], seen

@@ -64,7 +64,6 @@ def test_undetected_columns_are_named_with_the_line_to_write():
 @pytest.mark.parametrize(
     ("row", "columns", "message"),
     [
-        ({"q": 1}, {"promt": "q"}, "unknown name 'promt'; gptft's names are messages"),
         ({"q": 1}, {"prompt": "frage"}, "says prompt: frage, but there is no such column. Columns found: q."),
         ({"messages": []}, {}, "no turn of the assistant"),
         ({"messages": [ASKED]}, {}, "no turn of the assistant"),

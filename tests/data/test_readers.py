@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gptft.data.readers import Bad, data_suffix, read_file
+from gptft.data.readers import Bad, read_file
 
 storable = st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from('\u2028\r\n",;\ufeff'))
 
@@ -115,9 +115,3 @@ def test_damaged_gzip(tmp_path):
 def test_reading_goes_on_after_a_bad_line(write):
     rows = list(read_file(write("a.jsonl", '{"a": 1}\nx\n{"a": 3}\n')))
     assert [number for number, row in rows if not isinstance(row, Bad)] == [1, 3]
-
-
-def test_known_suffixes():
-    known = ("a.jsonl", "a.JSONL.GZ", "b.csv.gz", "c.parquet", "d.md", "e.rst.gz", "f.tsv")
-    assert all(data_suffix(name) for name in known)
-    assert not any(data_suffix(name) for name in ("a.gz", "a.parquet.gz", "a.pdf", "csv", "a.jsonl.zip"))

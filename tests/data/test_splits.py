@@ -145,7 +145,6 @@ def test_only_the_splits_asked_for_are_read(recipe, write):
     ("data", "message"),
     [
         ({"validation": 0.001}, "data.validation: no row is left of 3; give a larger share or a source of its own"),
-        ({"validation": 0.5, "test": 0.5}, "data: the shares of test and validation add up to 1:"),
         ({"validation": "blank.jsonl"}, "data.validation: no row is left of 2 (2 were empty)"),
     ],
 )
