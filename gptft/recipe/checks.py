@@ -42,7 +42,7 @@ def check_fields(reading: Reading) -> None:
         reading.report(("adapter", "type"), f"found '{adapter}', which is no adapter of the installed peft; {hint}")
     _check_section(reading, ("training",))
     _check_section(reading, ("evaluation", "generation"))
-    _check_section(reading, ("adapter",), adapter if adapter in known else None)
+    _check_section(reading, ("adapter",), adapter if isinstance(adapter, str) and adapter in known else None)
     base = known_config(reading)
     if base is not None:
         kind = str(base.get("model_type", ""))

@@ -80,7 +80,7 @@ def _mismatch(details: list[dict[str, Any]]) -> str:
     literal = next((detail["ctx"]["expected"] for detail in details if detail["type"] == "literal_error"), "")
     near = nearest(str(value), [option.strip(" '") for option in literal.replace(" or ", ",").split(",")])
     if near and isinstance(value, str):
-        message += f"; did you mean '{near[0]}'?"
+        message += f"; did you mean {' or '.join(repr(name) for name in near)}?"
     if "text" in expected and isinstance(value, (int, float)):
         message += f" (write it in quotes: '{found(value)}')"
     return message
@@ -90,7 +90,7 @@ def nearest(word: str, names: Iterable[str], cutoff: float = 0.6) -> list[str]:
     """The name that is spelt almost like `word`, else those that have it as a part (batch_size, epochs)."""
     names = list(names)
     close = get_close_matches(word, names, 1, 0.75)
-    parts = [name for name in names if f"_{word}_" in f"_{name}_"] if len(word) > 2 else []
+    parts = [name for name in names if f"_{word}_" in f"_{name}_" or name.startswith(word)] if len(word) > 2 else []
     return close or parts[:2] or get_close_matches(word, names, 1, cutoff)
 
 

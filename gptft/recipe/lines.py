@@ -75,10 +75,9 @@ class Document:
         except RecursionError:
             raise YamlProblem("lists and mappings are nested too deeply", 1) from None
         except yaml.reader.ReaderError as error:
-            line = text.count("\n", 0, error.position) + 1 if isinstance(error.position, int) else 1
-            raise YamlProblem(
-                f"found the character U+{ord(str(error.character)):04X}, which YAML forbids", line
-            ) from None
+            position, character = int(str(error.position)), int(str(error.character))
+            message = f"found the character U+{character:04X}, which YAML forbids"
+            raise YamlProblem(message, text.count("\n", 0, position) + 1) from None
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
             raise YamlProblem(_explain(error), mark.line + 1 if mark else 1) from None

@@ -131,9 +131,9 @@ class Reading:
 
     def use_text(self, path: KeyPath) -> bool:
         """Take a value of the command line as text after all (name=2024), because text is what the key wants."""
-        if path not in self.command_line:
-            return False
         parent = self.get(*path[:-1])
+        if path not in self.command_line or isinstance(parent[path[-1]], (dict, list)):
+            return False
         parent[path[-1]] = self.command_line.pop(path)
         self.command_line[path] = parent[path[-1]]
         return True

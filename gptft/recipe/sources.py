@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".txt", ".md", ".rst")
@@ -52,38 +53,47 @@ def resolve(text: str, folders: list[Path]) -> str:
         SourceError: when it can only be a path and nothing is there, or no file of it has anything in it.
     """
     expanded = expand(text)
-    for folder in folders:
+    for folder in folders if expanded else ():
         absolute = os.path.normpath(folder / expanded)
         if not os.path.exists(absolute) and glob.has_magic(expanded):
             absolute = os.path.normpath(os.path.join(glob.escape(str(folder)), expanded))
-        files = files_of(absolute)
-        if files and not any(file.stat().st_size for file in files):
-            raise SourceError("the file is empty" if len(files) == 1 else f"all {len(files)} files are empty")
-        if files:
+        files = _files(absolute)
+        first = next(files, None)
+        if first and (os.path.getsize(first) or any(os.path.getsize(file) for file in files)):
             return absolute
+        if first:
+            raise SourceError(f"{absolute}: there is nothing in it (0 bytes)")
         if os.path.exists(absolute):
             what = "the folder has no" if os.path.isdir(absolute) else "it is no"
             raise SourceError(f"{absolute}: {what} data file ({' '.join(DATA_SUFFIXES)}, also with .gz)")
     # In data/corpus where there is a folder data, the owner of a Hub name is hardly meant.
-    beside = any((folder / expanded).parent.is_dir() for folder in folders) and "/" in expanded
+    beside = "/" in expanded and any(os.path.isdir((folder / expanded).parent) for folder in folders)
     if is_hub_name(expanded) and not is_data_file(expanded) and not beside:
         return expanded
     places = " or ".join(dict.fromkeys(str(folder) for folder in folders))
     start = "" if os.path.isabs(expanded) else f" (looked in {places})"
     what = "no data file matches the pattern" if glob.has_magic(expanded) else "no such file or folder"
-    raise SourceError(f"{what}: {expanded}{start}")
+    raise SourceError(f"{what}: {expanded or 'the path is empty'}{start}")
 
 
 def files_of(path: str) -> list[Path]:
     """The data files that an absolute path, folder (all below it) or glob stands for, by name."""
+    return sorted(Path(file) for file in _files(path))
+
+
+def _files(path: str) -> Iterator[str]:
+    found: Iterable[str] = glob.iglob(path, recursive=True)
     if os.path.isfile(path):
-        found = [Path(path)]
+        found = [path]
     elif os.path.isdir(path):
-        below = Path(path).rglob("*")
-        found = [file for file in below if not any(part.startswith(".") for part in file.relative_to(path).parts)]
-    else:
-        found = [Path(match) for match in glob.glob(path, recursive=True)]
-    return sorted(file for file in found if is_data_file(file) and file.is_file())
+        found = _below(path)
+    return (file for file in found if is_data_file(file) and os.path.isfile(file))
+
+
+def _below(folder: str) -> Iterator[str]:
+    for place, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (os.path.join(place, name) for name in files if not name.startswith("."))
 
 
 def find_files(path: str, folder: Path) -> list[Path] | None:
@@ -107,10 +117,10 @@ def resolve_model(text: str, folders: list[Path]) -> str:
         return expanded
     for folder in folders:
         candidate = folder / expanded
-        if candidate.is_dir():
+        if expanded and os.path.isdir(candidate):
             # runs/latest moves on with the next run; what it means now is what the recipe means.
-            return str(candidate.resolve())
-        if candidate.is_file():
+            return os.path.realpath(candidate)
+        if os.path.isfile(candidate):
             raise SourceError(f"{candidate} is a file: name the model's folder")
     if is_hub_name(expanded):
         return expanded
