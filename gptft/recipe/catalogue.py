@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
 from gptft.errors import UserError
-from gptft.files import disk_errors, folder_written_atomically
+from gptft.files import disk_errors
 from gptft.recipe.checks import data_sources
 from gptft.recipe.lines import Document
+from gptft.recipe.sources import SourceError, find_files
 
 SCHEMA_FILE = "recipe.schema.json"
 
@@ -67,32 +70,25 @@ def copy_recipe(name: str, destination: Path) -> Path:
         GptftError: when the disk refuses; nothing is then half copied.
     """
     recipe = find_recipe(name)
-    folder = recipe.path.parent
-    relative = [Path(recipe.path.name), *_data_beside(recipe.path)]
-    if (folder / SCHEMA_FILE).exists():
-        relative.append(Path(SCHEMA_FILE))
+    folder, own = recipe.path.parent, Path(recipe.path.name)
+    shared = [path for path in (*_data_beside(recipe.path), Path(SCHEMA_FILE)) if (folder / path).is_file()]
     # What several recipes share (the schema, a data set) may be there already.
-    missing = [path for path in relative if not _same(folder / path, destination / path)]
-    taken = [path for path in missing if (destination / path).exists()]
+    wanted = [*(path for path in shared if not _same(folder / path, destination / path)), own]
+    taken = [str(destination / path) for path in wanted if (destination / path).exists()]
     if taken:
-        names = ", ".join(str(destination / path) for path in taken)
+        names = ", ".join(taken)
         raise UserError(f"{names} exists already and is not overwritten: move it away, or copy to another folder")
-    if Path(recipe.path.name) not in missing:
-        raise UserError(f"{destination / recipe.path.name} exists already: nothing to copy")
-    # All files are complete beside their places before the first takes its place, the recipe last.
-    with disk_errors(destination), folder_written_atomically(destination / f".{recipe.name}.copy") as staging:
-        for path in missing:
-            (staging / path).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(folder / path, staging / path)
-    staged = destination / f".{recipe.name}.copy"
     with disk_errors(destination):
-        try:
-            for path in reversed(missing):
+        destination.mkdir(parents=True, exist_ok=True)
+        # All is on the disk before the first file takes its place; the recipe comes last.
+        with tempfile.TemporaryDirectory(dir=destination, prefix=".copy.") as staging:
+            for path in wanted:
+                (Path(staging) / path).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(folder / path, Path(staging) / path)
+            for path in wanted:
                 (destination / path).parent.mkdir(parents=True, exist_ok=True)
-                os.replace(staged / path, destination / path)
-        finally:
-            shutil.rmtree(staged, ignore_errors=True)
-    return destination / recipe.path.name
+                os.replace(Path(staging) / path, destination / path)
+    return destination / own
 
 
 def _same(source: Path, target: Path) -> bool:
@@ -100,11 +96,10 @@ def _same(source: Path, target: Path) -> bool:
 
 
 def _data_beside(recipe: Path) -> list[Path]:
-    """The files that a recipe's sources stand for, relative to its folder."""
-    from gptft.recipe.sources import find_files
-
+    """The files that a recipe's sources stand for, relative to its folder; none for what lies elsewhere."""
     value = Document(recipe.read_text(encoding="utf-8")).value
     files: list[Path] = []
     for _, text in data_sources(value.get("data")):
-        files += find_files(text, recipe.parent) or []
+        with suppress(SourceError):
+            files += find_files(text, recipe.parent) or []
     return [file.relative_to(recipe.parent) for file in dict.fromkeys(files) if file.is_relative_to(recipe.parent)]
