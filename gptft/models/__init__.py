@@ -1,0 +1,1 @@
+"""Bases, tokenizers, adapters, precision, and the one module that reads logits."""

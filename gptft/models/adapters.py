@@ -1,0 +1,41 @@
+"""PEFT adapters by name, with targets that are right for GPT-2."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+from gptft.errors import UserError
+from gptft.models.loading import loading_errors
+from gptft.recipe.schema import AdapterSection
+
+
+def add_adapter(model: Any, section: AdapterSection) -> Any:
+    """Wrap `model` in the PEFT adapter that the recipe names; only the adapter is then trained.
+
+    Where the recipe names no `target_modules`, every linear layer of the blocks is adapted. GPT-2's are Conv1D, which
+    hold their weights transposed: `fan_in_fan_out` says so to PEFT, whose own default adapts `c_attn` alone.
+
+    Raises:
+        UserError: a setting that PEFT refuses, or an adapter that changes the length of the input.
+    """
+    from peft import get_peft_config, get_peft_model
+    from transformers.pytorch_utils import Conv1D
+
+    conv1d = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, Conv1D)}
+    settings = {"peft_type": section.type.upper(), "task_type": "CAUSAL_LM", **section.settings}
+    with loading_errors(f"adapter {section.type}"):
+        config: Any = get_peft_config(settings)
+    if config.is_prompt_learning:
+        raise UserError(
+            f"adapter.type: {section.type} puts learned tokens before the input, which gptft does not train. "
+            "Use one that adapts weights, such as lora."
+        )
+    known = {field.name for field in fields(config)}
+    # PEFT picks the right feed-forward layers for adapters that tell these apart, IA3 among them.
+    if "target_modules" in known and not config.target_modules and "feedforward_modules" not in known:
+        config.target_modules = sorted(conv1d) or "all-linear"
+    if conv1d and "fan_in_fan_out" in known and "fan_in_fan_out" not in section.settings:
+        config.fan_in_fan_out = True
+    with loading_errors(f"adapter {section.type}"):
+        return get_peft_model(model, config)

@@ -1,0 +1,219 @@
+"""Load a base with its tokenizer, make its special tokens agree, add an adapter; save what was trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gptft.errors import GptftError, UserError
+from gptft.models.bases import Base, resolve_base
+from gptft.models.templates import CHAT_TEMPLATE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from gptft.recipe.schema import Recipe
+
+ATTENTION_DROPOUTS = ("attn_pdrop", "attention_dropout")
+"""The names that configurations have for attention dropout: 0 unless the recipe says otherwise, as it keeps attention
+off its fused kernels (on CPU a quarter of the speed)."""
+
+
+@dataclass
+class LoadedModel:
+    """A model ready to train or to ask, with its tokenizer and where it came from."""
+
+    model: Any
+    tokenizer: Any
+    base: Base | None
+    """None for a model from scratch."""
+
+    @property
+    def positions(self) -> int:
+        """Longest input in tokens."""
+        return model_positions(self.model.config)
+
+
+def model_positions(config: Any) -> int:
+    """Longest input of a model in tokens, from its configuration."""
+    return int(getattr(config, "max_position_embeddings", None) or 1024)
+
+
+@contextmanager
+def loading_errors(what: str) -> Iterator[None]:
+    """Turn transformers' loading errors into one sentence."""
+    try:
+        yield
+    except GptftError:
+        raise
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"{what} could not be loaded: {first}") from error
+
+
+def load_tokenizer(location: str, base: Base | None = None, trust_remote_code: bool = False) -> Any:
+    """Load a tokenizer from a folder or Hub id, with a pad token and a chat template.
+
+    A tokenizer without a pad token pads with its end-of-text token, which is safe here: labels are made before
+    padding. One without a chat template gets gptft's, which is then saved with the tokenizer.
+
+    Raises:
+        UserError: it cannot be loaded, or has no end-of-text token.
+    """
+    from transformers import AutoTokenizer
+
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    if base and base.location == location:
+        options |= {"revision": base.revision, "local_files_only": base.offline}
+    with loading_errors(f"The tokenizer of {location}"):
+        tokenizer = AutoTokenizer.from_pretrained(location, **options)
+    if tokenizer.eos_token_id is None:
+        raise UserError(f"The tokenizer of {location} has no end-of-text token (eos_token), so no answer could end.")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if tokenizer.chat_template is None:
+        tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
+
+
+def load_model(
+    name: str,
+    *,
+    revision: str | None = None,
+    fallback: str | None = None,
+    tokenizer: str | None = None,
+    config: dict[str, Any] | None = None,
+    trust_remote_code: bool = False,
+) -> LoadedModel:
+    """Load a causal language model in float32, by Hub id, folder, run or `starter`.
+
+    Args:
+        name: what to load; a folder with an adapter loads its base too.
+        revision: branch, tag or commit on the Hub.
+        fallback: `starter` to use the embedded model when the Hub cannot be reached.
+        tokenizer: folder or Hub id of a tokenizer other than the model's own.
+        config: fields of the configuration to change.
+        trust_remote_code: run code that comes with the model.
+
+    Raises:
+        UserError: not found, not a model, no safetensors, or an unknown configuration field.
+        GptftError: the Hub cannot be reached.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    base = resolve_base(name, revision, fallback)
+    options = {"revision": base.revision, "local_files_only": base.offline, "trust_remote_code": trust_remote_code}
+    with loading_errors(base.requested):
+        if (Path(base.location) / "adapter_config.json").is_file():
+            from peft import AutoPeftModelForCausalLM
+
+            model = AutoPeftModelForCausalLM.from_pretrained(base.location, torch_dtype=torch.float32)
+        else:
+            settings = AutoConfig.from_pretrained(base.location, **options)
+            _configure(settings, config or {}, base.requested)
+            model = AutoModelForCausalLM.from_pretrained(
+                base.location, config=settings, dtype=torch.float32, use_safetensors=True, **options
+            )
+    loaded = load_tokenizer(tokenizer or base.location, base, trust_remote_code)
+    _align(model, loaded)
+    return LoadedModel(model.eval(), loaded, base)
+
+
+def load_for_training(recipe: Recipe, texts: Callable[[], Iterable[str]]) -> LoadedModel:
+    """Load what a recipe starts from: its base, or a new model, with the adapter it names.
+
+    Args:
+        recipe: its `model` and `adapter` sections are read.
+        texts: gives the training texts, for a tokenizer trained from scratch.
+
+    Raises:
+        UserError: as `load_model`, or `data.max_length` is beyond the model's positions.
+    """
+    section = recipe.model
+    if section.base is None:
+        loaded = _from_scratch(recipe, texts)
+    else:
+        loaded = load_model(
+            section.base,
+            revision=section.revision,
+            fallback=section.fallback,
+            tokenizer=section.tokenizer,
+            config=section.config,
+            trust_remote_code=section.trust_remote_code,
+        )
+    if recipe.data.max_length and recipe.data.max_length > loaded.positions:
+        raise UserError(
+            f"data.max_length is {recipe.data.max_length:,}, but {section.base or 'model.config'} has "
+            f"{loaded.positions:,} positions: longer inputs would index past its table. Set it to at most that."
+        )
+    if recipe.adapter:
+        from gptft.models.adapters import add_adapter
+
+        loaded.model = add_adapter(loaded.model, recipe.adapter)
+    return loaded
+
+
+def save_model(model: Any, tokenizer: Any, folder: Path, generation: dict[str, Any]) -> None:
+    """Save as safetensors with tokenizer, chat template and generation settings: transformers alone can load it.
+
+    `folder` must exist; the caller makes it appear at once (`files.folder_written_atomically`).
+    """
+    model.config.use_cache = True
+    if model.generation_config is not None:
+        model.generation_config.update(**generation)
+    model.save_pretrained(folder)
+    if not (folder / "config.json").exists():
+        # An adapter: its generation settings stay beside it all the same.
+        model.generation_config.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _configure(settings: Any, changes: dict[str, Any], base: str) -> None:
+    unknown = [name for name in changes if not hasattr(settings, name)]
+    if unknown:
+        raise UserError(f"model.config: {', '.join(unknown)}: {base} ({settings.model_type}) has no such setting.")
+    for name in ATTENTION_DROPOUTS:
+        if name not in changes and getattr(settings, name, None):
+            setattr(settings, name, 0.0)
+    for name, value in changes.items():
+        setattr(settings, name, value)
+
+
+def _align(model: Any, tokenizer: Any) -> None:
+    """Make tokenizer, configuration and generation settings name the same special tokens, and check that they fit."""
+    rows = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > rows:
+        raise UserError(f"The tokenizer has {len(tokenizer):,} tokens but the model embeds only {rows:,}.")
+    for target in (model.config, model.generation_config):
+        if target is not None:
+            target.bos_token_id = tokenizer.bos_token_id
+            target.eos_token_id = tokenizer.eos_token_id
+            target.pad_token_id = tokenizer.pad_token_id
+
+
+def _from_scratch(recipe: Recipe, texts: Callable[[], Iterable[str]]) -> LoadedModel:
+    from transformers import GPT2Config, GPT2LMHeadModel, set_seed
+
+    from gptft.models.tokenizer import train_tokenizer
+
+    section = recipe.model
+    tokenizer = load_tokenizer(section.tokenizer) if section.tokenizer else train_tokenizer(texts(), section.vocab_size)
+    set_seed(recipe.training.get("seed", 42))
+    settings = GPT2Config(
+        **{
+            "attn_pdrop": 0.0,
+            **section.config,
+            "vocab_size": len(tokenizer),
+            "bos_token_id": tokenizer.bos_token_id,
+            "eos_token_id": tokenizer.eos_token_id,
+            "pad_token_id": tokenizer.pad_token_id,
+        }
+    )
+    with loading_errors("A model of the shape in model.config"):
+        model = GPT2LMHeadModel(settings)
+    _align(model, tokenizer)
+    return LoadedModel(model, tokenizer, None)

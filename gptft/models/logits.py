@@ -1,0 +1,86 @@
+"""Every reading of logits is here: the model's prediction is `outputs.logits`, one score for each vocabulary entry.
+
+The logits at position t score token t + 1. They are computed only where they are read: at the positions whose next
+token is supervised (training, perplexity), or at the last position (the next token).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+IGNORED = -100
+"""The label of a token that is not supervised."""
+
+
+class Prediction(NamedTuple):
+    """A candidate for the next token."""
+
+    token_id: int
+    token: str
+    probability: float
+    logit: float
+
+
+def supervised_logits(model: torch.nn.Module, batch: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
+    """Run the model and project to the vocabulary only where a supervised token follows.
+
+    Args:
+        model: a causal language model that takes `logits_to_keep` (all of transformers' do).
+        batch: `input_ids` and `labels` (batch, length), and `position_ids` (batch, length) where documents share a
+            row: positions then start again from 0 at each document, and with neither mask nor cache transformers
+            keeps the documents apart. Rows are padded on the right, where no real token can see the padding, so no
+            attention mask is needed and attention stays on its fused kernel.
+
+    Returns:
+        logits (supervised tokens, vocabulary), their targets (supervised tokens), and the mask (batch, length) of the
+        positions read; supervised tokens are ordered by row, then position.
+    """
+    targets = functional.pad(batch["labels"][:, 1:], (0, 1), value=IGNORED)
+    read = targets != IGNORED
+    inputs = {name: batch[name] for name in ("input_ids", "position_ids") if name in batch}
+    outputs = model(**inputs, use_cache=False, logits_to_keep=read)
+    return outputs.logits, targets[read], read
+
+
+def supervised_loss_sum(model: torch.nn.Module, batch: dict[str, Any], label_smoothing: float = 0.0) -> Tensor:
+    """Sum of the cross-entropy (nats) over the supervised tokens of a batch, as a scalar to differentiate.
+
+    A batch without any supervised token gives a zero that still depends on the weights.
+    """
+    logits, targets, _ = supervised_logits(model, batch)
+    logits = logits.float()
+    if targets.numel() == 0:
+        return logits.sum() * 0.0
+    return functional.cross_entropy(logits, targets, reduction="sum", label_smoothing=label_smoothing)
+
+
+@torch.no_grad()
+def row_losses(model: torch.nn.Module, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    """Negative log-likelihood (nats) and number of supervised tokens of each row, both of shape (batch,)."""
+    logits, targets, read = supervised_logits(model, batch)
+    losses = functional.cross_entropy(logits.float(), targets, reduction="none").double()
+    rows = read.nonzero()[:, 0]
+    sums = torch.zeros(read.shape[0], dtype=torch.float64, device=losses.device).index_add_(0, rows, losses)
+    return sums, read.sum(dim=1)
+
+
+@torch.no_grad()
+def next_tokens(model: torch.nn.Module, tokenizer: Any, input_ids: Sequence[int], count: int = 10) -> list[Prediction]:
+    """The `count` likeliest next tokens after `input_ids`, the likeliest first.
+
+    The softmax of the last position's logits is a distribution over the whole vocabulary: the model's prediction.
+    """
+    device = next(model.parameters()).device
+    outputs = model(input_ids=torch.tensor([list(input_ids)], device=device), use_cache=False, logits_to_keep=1)
+    logits = outputs.logits[0, -1].float()
+    probabilities = logits.softmax(dim=-1)
+    best = probabilities.topk(min(count, len(probabilities)))
+    return [
+        Prediction(token, tokenizer.decode([token]), probability, logits[token].item())
+        for probability, token in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+    ]

@@ -1,0 +1,134 @@
+"""The interface of a task: rows to examples for training, rows to prompts for generation."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from gptft.errors import UserError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+CODE_VERSION = 1
+"""Part of the cache's key: raised whenever the same rows give other examples."""
+
+
+@dataclass
+class Preparation:
+    """What became of a split's rows on the way to examples. Counts; tokens without padding."""
+
+    rows: int = 0
+    examples: int = 0
+    tokens: int = 0
+    supervised_tokens: int = 0
+    shortened: int = 0
+    dropped: int = 0
+    dropped_origins: list[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For the manifest."""
+        return asdict(self)
+
+    def summary(self) -> str:
+        """One line for the terminal."""
+        parts = [
+            f"{self.rows:,} rows",
+            f"{self.examples:,} examples",
+            f"{self.tokens:,} tokens ({self.supervised_tokens:,} supervised)",
+        ]
+        if self.shortened:
+            parts.append(f"{self.shortened:,} shortened to fit")
+        if self.dropped:
+            parts.append(f"{self.dropped:,} dropped as too long ({', '.join(self.dropped_origins[:3])})")
+        return ", ".join(parts)
+
+    def check(self, split: str, max_length: int) -> None:
+        """Refuse a split of which nothing, or less than nine tenths, can be used.
+
+        Raises:
+            UserError: naming rows and the length allowed.
+        """
+        if self.dropped * 10 > self.rows:
+            raise UserError(
+                f"{split}: {self.dropped:,} of {self.rows:,} rows have an answer that does not fit in {max_length:,} "
+                f"tokens (first: {', '.join(self.dropped_origins[:5])}). More than a tenth of the data would be lost: "
+                "shorten these answers, or raise `data.max_length` if the model has the positions."
+            )
+        if not self.supervised_tokens:
+            raise UserError(f"{split}: none of the {self.rows:,} rows has a token to learn from.")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What the model is asked, and what a good answer is."""
+
+    origin: str
+    input_ids: list[int]
+    references: list[str]
+
+
+class Task(ABC):
+    """Rows (columns `messages`, `text`, `origin`) to examples (`input_ids`, `labels`, maybe `position_ids`)."""
+
+    name: ClassVar[str]
+    generates: ClassVar[bool]
+    """Whether there are answers to compare with references."""
+
+    @abstractmethod
+    def examples(self, dataset: Dataset, tokenizer: Any, max_length: int, cache_key: str) -> Dataset:
+        """Encode a split: lists of token ids and labels, at most `max_length` long, -100 where not supervised.
+
+        The columns `shortened` and `dropped` count rows; a dropped row is an example without tokens.
+        """
+
+    def prompts(self, dataset: Dataset, tokenizer: Any, max_length: int) -> list[Prompt]:
+        """What to generate from for scores: none where the task has no answers."""
+        return []
+
+    def prepare(
+        self, dataset: Dataset, tokenizer: Any, max_length: int, split: str, data_fingerprint: str
+    ) -> tuple[Dataset, Preparation]:
+        """Encode a split, count what became of it, and leave out what has nothing to learn from.
+
+        Args:
+            dataset: rows of `gptft.data.load_splits`.
+            tokenizer: with a chat template.
+            max_length: longest example in tokens.
+            split: its name, for messages.
+            data_fingerprint: digest of the rows; with the tokenizer's it keys the cache.
+
+        Raises:
+            UserError: when more than a tenth of the rows cannot be used.
+        """
+        key = cache_key(self.name, CODE_VERSION, data_fingerprint, tokenizer_digest(tokenizer), max_length)
+        encoded = self.examples(dataset, tokenizer, max_length, key)
+        dropped = [origin for origin, flag in zip(encoded["origin"], encoded["dropped"], strict=True) if flag]
+        lengths = encoded["length"]
+        preparation = Preparation(
+            rows=len(dataset),
+            examples=sum(length > 0 for length in lengths),
+            tokens=sum(lengths),
+            supervised_tokens=sum(encoded["supervised"]),
+            shortened=sum(encoded["shortened"]),
+            dropped=len(dropped),
+            dropped_origins=dropped[:100],
+        )
+        preparation.check(split, max_length)
+        useful = [index for index, count in enumerate(encoded["supervised"]) if count]
+        return (encoded if len(useful) == len(encoded) else encoded.select(useful)), preparation
+
+
+def cache_key(*parts: Any) -> str:
+    """A digest of `parts`, as `datasets` wants its fingerprints."""
+    return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()[:32]
+
+
+def tokenizer_digest(tokenizer: Any) -> str:
+    """Digest of all that decides how text becomes tokens: vocabulary, merges, template, special tokens."""
+    vocabulary = json.dumps(tokenizer.get_vocab(), sort_keys=True)
+    merges = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else ""
+    return cache_key(vocabulary, merges, tokenizer.chat_template, tokenizer.special_tokens_map)

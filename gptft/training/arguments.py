@@ -1,0 +1,56 @@
+"""A recipe's `training:` section to `transformers.TrainingArguments`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from gptft.errors import UserError
+from gptft.models.precision import resolve_dtype
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
+
+    from gptft.recipe.schema import Recipe
+
+DEFAULTS: dict[str, Any] = {
+    # Rows of like length share a batch, so that little is computed on padding.
+    "train_sampling_strategy": "group_by_length",
+    # A checkpoint an epoch to resume from, the newest two kept.
+    "save_strategy": "epoch",
+    "save_total_limit": 2,
+    "logging_steps": 10,
+    # gptft shows progress itself.
+    "disable_tqdm": True,
+}
+"""Where gptft's defaults differ from those of TrainingArguments; the reference page gives the reasons."""
+
+
+def training_arguments(recipe: Recipe, run: Path, has_validation: bool) -> TrainingArguments:
+    """The arguments that a recipe stands for, with checkpoints in `run`.
+
+    Args:
+        recipe: its `training` keys are those of TrainingArguments; its `model.dtype` chooses the precision.
+        run: the run folder.
+        has_validation: whether there are validation rows to measure during training.
+
+    Raises:
+        UserError: a combination that transformers refuses.
+    """
+    from transformers import TrainingArguments
+
+    settings = {**DEFAULTS, **recipe.training, "output_dir": str(run / "checkpoints"), "label_names": ["labels"]}
+    settings["remove_unused_columns"] = False
+    if "eval_strategy" not in settings:
+        settings["eval_strategy"] = settings["save_strategy"] if has_validation else "no"
+    if "dataloader_pin_memory" not in settings:
+        settings["dataloader_pin_memory"] = torch.cuda.is_available()
+    if not settings.get("bf16") and not settings.get("fp16"):
+        dtype = resolve_dtype(recipe.model.dtype)
+        settings |= {"bf16": dtype is torch.bfloat16, "fp16": dtype is torch.float16}
+    try:
+        return TrainingArguments(**settings)
+    except (ValueError, TypeError, ImportError) as error:
+        raise UserError(f"training: {error}") from error

@@ -1,0 +1,109 @@
+"""Which rows share a step and a batch, and how they become tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch.utils.data import BatchSampler
+
+from gptft.models.logits import IGNORED
+
+STEPS_SORTED_TOGETHER = 16
+"""Rows of so many steps are drawn at random, then sorted by length: enough to waste little on padding, and few enough
+that a step still mixes."""
+
+
+class LengthGroupedBatches(BatchSampler):
+    """Batches of row numbers for one epoch after another; rows of like length share a batch.
+
+    The rows of a step depend on seed, epoch and the step's size alone, not on how many batches or processes it is
+    split over: batch 8 sees the same steps as batch 2 with 4 accumulation steps. The order needs no state, so a
+    resumed run goes on with the same rows.
+
+    Args:
+        lengths: tokens of each row.
+        batch_size: rows of one batch on one process.
+        batches_per_step: accumulation steps times processes.
+        seed: of the order.
+        grouped: whether rows are grouped by length at all; else they come in random order.
+    """
+
+    def __init__(
+        self, lengths: Sequence[int], batch_size: int, batches_per_step: int, seed: int, grouped: bool = True
+    ) -> None:
+        self.lengths = torch.tensor(lengths)
+        self.batch_size = batch_size
+        self.step_size = batch_size * batches_per_step
+        self.seed = seed
+        self.grouped = grouped
+        self.epoch = 0
+        self.drop_last = False
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose order comes next; the Trainer calls it."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+        full, rest = divmod(len(self.lengths), self.step_size)
+        return full * (self.step_size // self.batch_size) + -(-rest // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """The batches of the epoch; its last step is the short one, as the Trainer expects."""
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        order = torch.randperm(len(self.lengths), generator=generator)
+        full = len(order) // self.step_size * self.step_size
+        steps: list[torch.Tensor] = []
+        span = self.step_size * STEPS_SORTED_TOGETHER
+        for start in range(0, full, span):
+            rows = order[start : min(start + span, full)]
+            if self.grouped:
+                rows = rows[torch.argsort(self.lengths[rows], descending=True, stable=True)]
+            steps += rows.split(self.step_size)
+        for index in torch.randperm(len(steps), generator=generator).tolist():
+            yield from (batch.tolist() for batch in steps[index].split(self.batch_size))
+        if full < len(order):
+            yield from (batch.tolist() for batch in order[full:].split(self.batch_size))
+
+
+class Collator:
+    """Rows of token ids to tensors (batch, length), padded on the right.
+
+    Labels exist before padding, so the pad token's id does not matter: end-of-text stays supervised where it is also
+    the pad token. `position_ids` are passed on where documents share rows. `token_count` is the number of real tokens.
+    """
+
+    def __init__(self, pad_token_id: int) -> None:
+        self.pad_token_id = pad_token_id
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        """Collate; the keys are `input_ids`, `labels`, `token_count`, and `position_ids` where documents share rows."""
+        length = max(len(row["input_ids"]) for row in rows)
+        batch: dict[str, Any] = {
+            "input_ids": _padded([row["input_ids"] for row in rows], length, self.pad_token_id),
+            "labels": _padded([row["labels"] for row in rows], length, IGNORED),
+            "token_count": sum(len(row["input_ids"]) for row in rows),
+        }
+        # A row of one document needs no positions: they are counted from 0, and plain causal attention is faster.
+        if "position_ids" in rows[0] and any(0 in row["position_ids"][1:] for row in rows):
+            batch["position_ids"] = _padded([row["position_ids"] for row in rows], length, 0)
+        return batch
+
+
+def _padded(rows: list[list[int]], length: int, value: int) -> torch.Tensor:
+    return torch.tensor([[*row, *[value] * (length - len(row))] for row in rows], dtype=torch.long)
+
+
+def batches_by_tokens(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
+    """Row numbers in batches of like length, longest first, whose padded size is at most `token_budget` tokens.
+
+    A single row beyond the budget is a batch of its own.
+    """
+    batches: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        if not batches or lengths[batches[-1][0]] * (len(batches[-1]) + 1) > token_budget:
+            batches.append([])
+        batches[-1].append(index)
+    return batches

@@ -1,0 +1,237 @@
+"""The whole of a fine-tuning: recipe -> data -> task -> Trainer -> run folder."""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.panel import Panel
+
+from gptft.errors import GptftError, UserError
+from gptft.files import folder_written_atomically, write_text_atomically
+from gptft.recipe import Recipe, dump_recipe, load_recipe
+from gptft.runs.folder import RUNS, Run, new_run, resumable_run
+
+
+def finetune(
+    recipe: Recipe, *, resume: bool = False, runs: Path = RUNS, console: Console | None = None
+) -> Run:
+    """Fine-tune what `recipe` says and leave a run folder with the model in it.
+
+    Args:
+        recipe: a loaded recipe (`gptft.Recipe` or `gptft.recipe.load_recipe`).
+        resume: continue the newest unfinished run of this recipe from its newest checkpoint.
+        runs: the folder of the runs.
+        console: where progress is shown (default: standard error).
+
+    Returns:
+        The run; its manifest's `state` is `finished`, or `stopped` after Ctrl-C.
+
+    Raises:
+        UserError: data, model or settings that cannot be used; nothing to resume.
+        GptftError: a failure underneath, such as a full disk; checkpoints already written stay.
+    """
+    console = console or Console(stderr=True)
+    started = time.perf_counter()
+    run = resumable_run(recipe.name, runs) if resume else None
+    if run:
+        _check_same_recipe(recipe, run)
+        console.print(f"Resuming [bold]{run.folder}[/bold] from {run.checkpoint().name}.")  # pyright: ignore
+    # Torch and transformers take seconds to import: a recipe's mistakes are reported before.
+    with console.status("Starting"):
+        from gptft.models.quiet import quiet_libraries
+
+        quiet_libraries()
+    prepared = prepare(recipe, console)
+    if run is None:
+        run = new_run(recipe.name, runs)
+        write_text_atomically(run.recipe_file, dump_recipe(recipe))
+    run.update_manifest(**prepared.facts, state="running", started=datetime.now(timezone.utc).isoformat())
+    try:
+        state = _train(recipe, prepared, run, resume, console)
+    except BaseException as error:
+        run.update_manifest(state="failed", reason=f"{type(error).__name__}: {error}"[:500])
+        if isinstance(error, GptftError) or not isinstance(error, Exception):
+            raise
+        raise _failure(error, run) from error
+    run.update_manifest(seconds=round(time.perf_counter() - started, 1), state=state)
+    return run
+
+
+class Prepared:
+    """Data and model ready to train: `loaded` (LoadedModel), `train` and `validation` (encoded), `facts`."""
+
+    def __init__(self, loaded: Any, train: Any, validation: Any, facts: dict[str, Any]) -> None:
+        self.loaded, self.train, self.validation, self.facts = loaded, train, validation, facts
+
+
+def prepare(recipe: Recipe, console: Console) -> Prepared:
+    """Read the data, load the model, encode: all that comes before the first step, said line by line."""
+    from transformers import set_seed
+
+    from gptft.data import load_splits
+    from gptft.models.loading import load_for_training
+    from gptft.runs.manifest import hardware, versions
+    from gptft.tasks import TASKS
+
+    with console.status("Reading the data"):
+        splits = load_splits(recipe, ("train", "validation"))
+    console.print(splits.report.summary(), highlight=False)
+    for warning in splits.report.warnings:
+        console.print(f"[yellow]Warning:[/yellow] {warning}")
+    train_rows = splits.train
+    if train_rows is None:
+        raise UserError("data.train: there are no rows to train on.")
+    seed = recipe.training.get("seed", 42)
+    set_seed(seed)
+    with console.status("Loading the model"):
+        loaded = load_for_training(recipe, lambda: _texts(train_rows))
+    _announce(recipe, loaded, console)
+    task = TASKS[recipe.task]
+    max_length = recipe.data.max_length or loaded.positions
+    encoded: dict[str, Any] = {}
+    counts: dict[str, Any] = {}
+    for name, rows in (("train", train_rows), ("validation", splits.validation)):
+        if rows is None:
+            continue
+        fingerprint = splits.report.splits[name].fingerprint
+        with console.status(f"Encoding {name}"):
+            encoded[name], preparation = task.prepare(rows, loaded.tokenizer, max_length, name, fingerprint)
+        console.print(f"{name}: {preparation.summary()}", highlight=False)
+        counts[name] = preparation.to_dict()
+    facts = {
+        "name": recipe.name,
+        "task": recipe.task,
+        "base": _base_facts(loaded),
+        "data": splits.report.to_dict(),
+        "examples": counts,
+        "seed": seed,
+        "max_length": max_length,
+        "versions": versions(),
+        "hardware": hardware(),
+    }
+    return Prepared(loaded, encoded["train"], encoded.get("validation"), facts)
+
+
+def _texts(rows: Any) -> Any:
+    for row in rows:
+        turns = row["messages"] or []
+        # The words for roles are among what the tokenizer should know.
+        yield row["text"] or "\n".join(f"{turn['role'].capitalize()}:\n{turn['content']}" for turn in turns)
+
+
+def _announce(recipe: Recipe, loaded: Any, console: Console) -> None:
+    base = loaded.base
+    if base and base.fallback_reason:
+        console.print(
+            Panel(
+                f"[bold]{base.requested}[/bold] is not in the cache and the Hugging Face Hub could not be reached\n"
+                f"({base.fallback_reason}).\n"
+                "Starting from the [bold]starter[/bold], the small GPT-2 that ships with gptft, as the recipe's "
+                "`fallback` allows.\nThe result will be weaker. `--no-fallback` makes this an error.",
+                title="Another base is used",
+                border_style="yellow",
+            )
+        )
+    total = sum(parameter.numel() for parameter in loaded.model.parameters())
+    trained = sum(parameter.numel() for parameter in loaded.model.parameters() if parameter.requires_grad)
+    name = base.location if base and base.requested != "starter" and not base.fallback_reason else "starter"
+    share = "" if trained == total else f", {trained:,} of them trained ({recipe.adapter.type})"  # pyright: ignore
+    console.print(f"model: {name if base else 'from scratch'}, {total:,} parameters{share}", highlight=False)
+
+
+def _base_facts(loaded: Any) -> dict[str, Any]:
+    if loaded.base is None:
+        return {"requested": None, "used": None}
+    starter = loaded.base.requested == "starter" or loaded.base.fallback_reason
+    return {
+        "requested": loaded.base.requested,
+        "used": "starter" if starter else loaded.base.location,
+        "revision": getattr(loaded.model.config, "_commit_hash", None) or loaded.base.revision,
+        "fallback_reason": loaded.base.fallback_reason,
+    }
+
+
+def _check_same_recipe(recipe: Recipe, run: Run) -> None:
+    """Refuse to resume a run with a recipe that says something else than it was started with."""
+    before, now = load_recipe(run.recipe_file).model_dump(), load_recipe_text(recipe)
+    changed = [key for key in now if now[key] != before.get(key)]
+    if changed:
+        raise UserError(
+            f"{run.folder} was started with another recipe ({', '.join(changed)} changed). To resume it as it was: "
+            f"gptft finetune {run.recipe_file} --resume. To start anew: leave out --resume."
+        )
+
+
+def load_recipe_text(recipe: Recipe) -> dict[str, Any]:
+    """What a recipe says once resolved as it would be written beside a run."""
+    import yaml
+
+    return Recipe.model_validate(yaml.safe_load(dump_recipe(recipe))).model_dump()
+
+
+def _train(recipe: Recipe, prepared: Prepared, run: Run, resume: bool, console: Console) -> str:
+    from transformers import PrinterCallback, ProgressCallback
+
+    from gptft.models.loading import save_model
+    from gptft.runs.manifest import peak_memory_bytes
+    from gptft.training.arguments import training_arguments
+    from gptft.training.interruption import StopWhenAsked
+    from gptft.training.progress import ProgressDisplay, duration
+    from gptft.training.trainer import FineTuner
+
+    arguments = training_arguments(recipe, run.folder, prepared.validation is not None)
+    display, stop = ProgressDisplay(console, run.log_file), StopWhenAsked()
+    trainer = FineTuner(
+        model=prepared.loaded.model,
+        args=arguments,
+        train_dataset=prepared.train,
+        eval_dataset=prepared.validation,
+        processing_class=prepared.loaded.tokenizer,
+        callbacks=[display, stop],
+    )
+    for callback in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(callback)
+    started = time.perf_counter()
+    checkpoint = run.checkpoint() if resume else None
+    try:
+        with stop.listening():
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    finally:
+        display.stop()
+    seconds = time.perf_counter() - started
+    facts = {
+        "precision": "bfloat16" if arguments.bf16 else "float16" if arguments.fp16 else "float32",
+        "steps": trainer.state.global_step,
+        "tokens_seen": trainer.state.num_input_tokens_seen,
+        "training_seconds": round(seconds, 1),
+        "peak_memory_bytes": peak_memory_bytes(),
+    }
+    run.update_manifest(**facts)
+    run.set_latest()
+    if stop.asked and trainer.state.global_step < trainer.state.max_steps:
+        console.print(
+            f"\nStopped at step {trainer.state.global_step:,} of {trainer.state.max_steps:,}, and saved. Resume with\n"
+            f"  gptft finetune {run.recipe_file} --resume"
+        )
+        return "stopped"
+    with folder_written_atomically(run.model) as folder:
+        save_model(trainer.model, prepared.loaded.tokenizer, folder, recipe.evaluation.generation)
+    console.print(
+        f"Trained on {facts['tokens_seen']:,} tokens in {duration(seconds)}. The model is in [bold]{run.model}[/bold]."
+    )
+    return "finished"
+
+
+def _failure(error: Exception, run: Run) -> GptftError:
+    checkpoint = run.checkpoint()
+    resume = (
+        f"The checkpoint {checkpoint.name} is complete: `gptft finetune {run.recipe_file} --resume` goes on from it."
+        if checkpoint
+        else "No checkpoint had been written yet."
+    )
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else "no reason given"
+    return GptftError(f"Training failed in {run.folder}: {type(error).__name__}: {reason}\n{resume}")

@@ -1,0 +1,89 @@
+"""A thin Trainer: logits only at supervised positions, the loss a mean over the step's supervised tokens."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+from transformers import Trainer
+
+from gptft.models.logits import supervised_loss_sum
+from gptft.training.batching import Collator, LengthGroupedBatches
+from gptft.training.losses import dataset_losses
+
+
+class FineTuner(Trainer):
+    """`transformers.Trainer` for encoded rows (`input_ids`, `labels`, `length`, maybe `position_ids`).
+
+    What differs from the plain Trainer: where logits are computed, how rows are grouped into batches (see
+    `LengthGroupedBatches`), and the evaluation, whose loss is weighted by tokens and which never gathers logits.
+    """
+
+    def __init__(self, *, processing_class: Any, **options: Any) -> None:
+        super().__init__(
+            processing_class=processing_class, data_collator=Collator(processing_class.pad_token_id), **options
+        )
+        # The loss below is divided by the tokens of the whole step, so it needs no division by accumulation steps.
+        self.model_accepts_loss_kwargs = True
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Batches of rows of like length; `training.train_sampling_strategy: random` turns the grouping off."""
+        args, dataset = self.args, self.train_dataset
+        sampler = LengthGroupedBatches(
+            dataset["length"],  # pyright: ignore[reportOptionalSubscript, reportIndexIssue, reportArgumentType]
+            args.train_batch_size,
+            args.gradient_accumulation_steps * args.world_size,
+            args.data_seed if args.data_seed is not None else args.seed,
+            grouped=args.train_sampling_strategy == "group_by_length",
+        )
+        loader = DataLoader(
+            dataset,  # pyright: ignore[reportArgumentType]
+            batch_sampler=sampler,
+            collate_fn=self.data_collator,
+            num_workers=args.dataloader_num_workers,
+            pin_memory=args.dataloader_pin_memory and torch.cuda.is_available(),
+            persistent_workers=args.dataloader_persistent_workers,
+        )
+        return self.accelerator.prepare(loader)
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> torch.Tensor:
+        """Sum of the cross-entropy over this batch's supervised tokens, divided by those of the whole step."""
+        self.state.num_input_tokens_seen += inputs.pop("token_count") * self.args.world_size
+        loss = supervised_loss_sum(model, inputs, self.args.label_smoothing_factor) / num_items_in_batch
+        # Gradients are averaged over processes, and the step's tokens are already counted over all of them.
+        return loss * self.accelerator.num_processes
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Loss (mean over supervised tokens) and perplexity of the validation rows."""
+        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        start = time.perf_counter()
+        processes, rank = self.accelerator.num_processes, self.accelerator.process_index
+        shard = dataset.shard(processes, rank) if processes > 1 else dataset
+        losses, counts = dataset_losses(
+            self.accelerator.unwrap_model(self.model),
+            shard,
+            self.data_collator.pad_token_id,  # pyright: ignore[reportAttributeAccessIssue]
+            self.compute_loss_context_manager(),
+        )
+        sums = torch.tensor([losses.sum(), counts.sum()], dtype=torch.float64)
+        total, tokens = self.accelerator.reduce(sums.to(self.args.device, torch.float64)).tolist()
+        loss = total / tokens
+        metrics = {
+            f"{metric_key_prefix}_loss": loss,
+            f"{metric_key_prefix}_perplexity": math.exp(min(loss, 700.0)),
+            f"{metric_key_prefix}_runtime": round(time.perf_counter() - start, 3),
+        }
+        self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
