@@ -43,18 +43,20 @@ def check_fields(reading: Reading) -> None:
     _check_section(reading, ("training",))
     _check_section(reading, ("evaluation", "generation"))
     _check_section(reading, ("adapter",), adapter if isinstance(adapter, str) and adapter in known else None)
+    config = reading.get("model", "config")
+    if not isinstance(config, dict) or not config:
+        return
     base = known_config(reading)
     if base is not None:
         kind = str(base.get("model_type", ""))
         _check_section(reading, ("model", "config"), kind if fields.fields_of("model.config", kind) else None)
-    else:
-        # The base's configuration is not on this disk: only what is nearly a field of GPT-2's is surely a slip.
-        names = list(fields.fields_of("model.config") or {})
-        config = reading.get("model", "config")
-        for key in config if isinstance(config, dict) else {}:
-            managed = key in fields.MANAGED["model.config"]
-            if managed or (key not in names and get_close_matches(str(key), names, 1, 0.8)):
-                report_unknown(reading, ("model", "config", key), names)
+        return
+    # The base's configuration is not on this disk: only what is nearly a field of GPT-2's is surely a slip.
+    names = list(fields.fields_of("model.config") or {})
+    for key in map(str, config):
+        near = get_close_matches(key, names, 1, 0.8)
+        if key in fields.MANAGED["model.config"] or (near and key not in names):
+            report_unknown(reading, ("model", "config", key), names)
 
 
 def _check_section(reading: Reading, path: KeyPath, kind: str | None = "") -> None:

@@ -7,17 +7,23 @@ made from the class's annotations. What a class accepts but gptft decides itself
 from __future__ import annotations
 
 import ast
-import importlib.util
 import re
 import typing
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from gptft.errors import GptftError
+from gptft.recipe.class_source import (
+    FieldSpec,
+    dataclass_fields,
+    definitions,
+    documented,
+    find_class,
+    package_folder,
+    plain,
+)
 
 _NO_PUBLISHING = "a training publishes nothing; publish the run's model folder when you have seen its scores"
 _PRECISION = "set `model.dtype` instead"
@@ -107,150 +113,33 @@ _RANGES: dict[str, dict[str, Any]] = {
 # fmt: on
 
 
-@dataclass(frozen=True)
-class FieldSpec:
-    """One field of a Hugging Face class: its annotation (None: anything goes), default if plain, and help text."""
-
-    annotation: ast.expr | None
-    default: Any = None
-    description: str = ""
-    choices: tuple[str, ...] = ()
-
-
-@cache
-def _package_folder(package: str) -> Path:
-    specification = importlib.util.find_spec(package)
-    if specification is None or not specification.origin:
-        raise GptftError(f"the package {package} is not installed: pip install gptft brings it")
-    return Path(specification.origin).parent
-
-
-@cache
-def _definitions(file: Path) -> dict[str, ast.ClassDef | Path]:
-    """The classes that a module defines, and for the names that it imports from its own package their file."""
-    found: dict[str, ast.ClassDef | Path] = {}
-    top = next(folder for folder in file.parents if not (folder.parent / "__init__.py").exists())
-    for statement in ast.parse(file.read_text(encoding="utf-8")).body:
-        if isinstance(statement, ast.ClassDef):
-            found[statement.name] = statement
-        elif isinstance(statement, ast.ImportFrom):
-            parts = (statement.module or "").split(".")
-            base = file.parents[statement.level - 1] if statement.level else top.parent
-            if statement.level or parts[0] == top.name:
-                target = base.joinpath(*filter(None, parts))
-                module = target / "__init__.py" if target.is_dir() else target.with_suffix(".py")
-                found.update({alias.asname or alias.name: module for alias in statement.names})
-    return found
-
-
-def _find_class(file: Path, name: str, hops: int = 4) -> tuple[Path, ast.ClassDef] | None:
-    found = _definitions(file).get(name) if file.exists() else None
-    if isinstance(found, Path):
-        return _find_class(found, name, hops - 1) if hops else None
-    return (file, found) if found else None
-
-
-@cache
-def _dataclass_fields(file: Path, name: str) -> dict[str, FieldSpec]:
-    """The annotated fields of a class and of its bases."""
-    located = _find_class(file, name)
-    if located is None:
-        return {}
-    file, definition = located
-    fields: dict[str, FieldSpec] = {}
-    for base in definition.bases:
-        if isinstance(base, ast.Name):
-            fields.update(_dataclass_fields(file, base.id))
-    help_texts = _documented(ast.get_docstring(definition) or "")
-    for statement in definition.body:
-        if not isinstance(statement, ast.AnnAssign) or not isinstance(statement.target, ast.Name):
-            continue
-        key = statement.target.id
-        if key.startswith("_") or "ClassVar" in ast.dump(statement.annotation):
-            continue
-        default: Any = statement.value
-        metadata: dict[str, Any] = {}
-        if isinstance(default, ast.Call):
-            arguments = {keyword.arg: keyword.value for keyword in default.keywords}
-            if _plain(arguments.get("init")) is False:
-                continue
-            default = arguments.get("default")
-            dictionary = arguments.get("metadata")
-            if isinstance(dictionary, ast.Dict):
-                metadata = {_plain(k): _plain(v) for k, v in zip(dictionary.keys, dictionary.values, strict=True)}
-        description = metadata.get("help") or help_texts.get(key, ("", ""))[1]
-        choices = tuple(metadata.get("choices") or ())
-        fields[key] = FieldSpec(_resolved(statement.annotation, file), _plain(default), description, choices)
-    for statement in definition.body:
-        if isinstance(statement, ast.Assign) and getattr(statement.targets[0], "id", "") == "attribute_map":
-            for alias, original in (_plain(statement.value) or {}).items():
-                if original in fields:
-                    fields[alias] = FieldSpec(fields[original].annotation, None, f"Another name of `{original}`.")
-    return fields
-
-
-def _plain(node: ast.expr | None) -> Any:
-    try:
-        return None if node is None else ast.literal_eval(node)
-    except (ValueError, TypeError):
-        return None
-
-
-def _resolved(annotation: ast.expr, file: Path) -> ast.expr:
-    """The annotation with names of string enumerations replaced by `Literal[...]`."""
-
-    class Replace(ast.NodeTransformer):
-        def visit_Name(self, node: ast.Name) -> ast.expr:
-            located = _find_class(file, node.id) if node.id not in _TYPES else None
-            bases = {getattr(base, "id", "") for base in located[1].bases} if located else set()
-            if not located or "ExplicitEnum" not in bases:
-                return node
-            values = [_plain(item.value) for item in located[1].body if isinstance(item, ast.Assign)]
-            return ast.parse(f"Literal[{', '.join(repr(value) for value in values)}]", mode="eval").body
-
-    return Replace().visit(annotation)
-
-
-def _documented(docstring: str) -> dict[str, tuple[str, str]]:
-    """Name -> (type, text) of each `name (`type`, ...):` entry of a docstring."""
-    entries: dict[str, tuple[str, str]] = {}
-    for match in re.finditer(r"^( *)(\w+) \((.+)\)+:[ ]*\n((?:\1 +.*\n|\n(?=\1 ))*)", docstring + "\n", re.MULTILINE):
-        kind = match[3].split(", *optional*")[0].split(", optional")[0].replace("`", "").replace(" or ", " | ")
-        entries[match[2]] = (kind, " ".join(match[4].split()))
-    return entries
-
-
-@cache
-def _generation_fields() -> dict[str, FieldSpec]:
-    located = _find_class(_package_folder("transformers") / "generation" / "configuration_utils.py", "GenerationConfig")
-    if located is None:
-        return {}
-    documented = _documented(ast.get_docstring(located[1]) or "")
-    constructor = next(item for item in located[1].body if getattr(item, "name", "") == "__init__")
-    fields: dict[str, FieldSpec] = {}
-    for node in ast.walk(constructor):
-        if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "pop" and node.args:
-            key = str(_plain(node.args[0]))
-            kind, description = documented.get(key, ("Any", ""))
-            try:
-                annotation = ast.parse(f"Optional[{kind}]", mode="eval").body
-            except SyntaxError:
-                annotation = None
-            if not key.startswith("_"):
-                fields[key] = FieldSpec(annotation, None, description)
-    return fields
-
-
 @cache
 def adapter_types() -> dict[str, tuple[Path, str]]:
     """PEFT's adapters: name as in a recipe -> where its config class is imported, and the class's name."""
     found: dict[str, tuple[Path, str]] = {}
-    for file in sorted((_package_folder("peft") / "tuners").glob("*/__init__.py")):
+    for file in sorted((package_folder("peft") / "tuners").glob("*/__init__.py")):
         for call in re.findall(r"register_peft_method\(([^)]*)\)", file.read_text(encoding="utf-8")):
             name, class_name = (re.search(rf"{key}=\"?(\w+)", call) for key in ("name", "config_cls"))
             if name and class_name:
                 found[name[1]] = (file, class_name[1])
     return found
+
+
+@cache
+def _generation_fields() -> dict[str, FieldSpec]:
+    file = package_folder("transformers") / "generation" / "configuration_utils.py"
+    located, text = find_class(file, "GenerationConfig"), str(definitions(file).get("GenerationConfig", ""))
+    described = documented(ast.get_docstring(located[1]) or "") if located else {}
+    constructor = text.partition("    def __init__")[2].partition("\n    def ")[0]
+    fields: dict[str, FieldSpec] = {}
+    for key in re.findall(r"self\.([a-z]\w*) = kwargs\.pop\(", constructor):
+        kind, description = described.get(key, ("Any", ""))
+        try:
+            annotation = ast.parse(f"Optional[{kind}]", mode="eval").body
+        except SyntaxError:
+            annotation = None
+        fields[key] = FieldSpec(annotation, None, description)
+    return fields
 
 
 def fields_of(section: str, kind: str = "") -> dict[str, FieldSpec] | None:
@@ -265,24 +154,18 @@ def fields_of(section: str, kind: str = "") -> dict[str, FieldSpec] | None:
     """
     fields: dict[str, FieldSpec] = {}
     if section == "training":
-        fields = _dataclass_fields(_package_folder("transformers") / "training_args.py", "TrainingArguments")
+        fields = dataclass_fields(package_folder("transformers") / "training_args.py", "TrainingArguments")
     elif section == "evaluation.generation":
         fields = _generation_fields()
     elif section == "adapter":
-        fields = _dataclass_fields(*adapter_types()[kind]) if kind in adapter_types() else {}
+        fields = dataclass_fields(*adapter_types()[kind]) if kind in adapter_types() else {}
     elif re.fullmatch(r"\w*", kind):
         kind = kind or "gpt2"
-        file = _package_folder("transformers") / "models" / kind / f"configuration_{kind}.py"
-        definitions = _definitions(file) if file.exists() else {}
-        for name, definition in definitions.items():
-            if isinstance(definition, ast.ClassDef) and any(_is_model_type(item, kind) for item in definition.body):
-                fields = _dataclass_fields(file, name)
+        file = package_folder("transformers") / "models" / kind / f"configuration_{kind}.py"
+        for name, text in definitions(file).items() if file.exists() else ():
+            if re.search(rf"^    model_type = \"{kind}\"", str(text), re.MULTILINE):
+                fields = dataclass_fields(file, name)
     return {name: spec for name, spec in fields.items() if name not in MANAGED[section]} or None
-
-
-def _is_model_type(statement: ast.stmt, kind: str) -> bool:
-    names = [getattr(target, "id", "") for target in getattr(statement, "targets", [])]
-    return names == ["model_type"] and _plain(getattr(statement, "value", None)) == kind
 
 
 _TYPES: dict[str, Any] = {"bool": bool, "str": str, "dict": dict, "Dict": dict, "Any": Any, "list": list, "List": list,
@@ -306,7 +189,7 @@ def _to_type(node: ast.expr | None, limits: dict[str, Any]) -> Any:
         name = getattr(node.value, "id", "")
         parts = list(node.slice.elts) if isinstance(node.slice, ast.Tuple) else [node.slice]
         if name == "Literal":
-            values = tuple(_plain(part) for part in parts)
+            values = tuple(plain(part) for part in parts)
             # PEFT writes families of names as `name_[number of iterations]`: then any text is let through.
             return str if any("[" in str(value) for value in values) else Literal[values]  # type: ignore[valid-type]
         if name in ("Optional", "Union"):
