@@ -1,0 +1,247 @@
+"""The commands: each parses its arguments, calls one function and prints what it gives.
+
+Nothing here imports torch at the top: `gptft --help` must be there at once.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from gptft.errors import GptftError, UserError
+
+if TYPE_CHECKING:
+    from gptft.models.loading import LoadedModel
+    from gptft.recipe import Recipe
+
+app = typer.Typer(
+    help="Fine-tune GPT-2-family models: one recipe to a trained, scored, loadable model.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    epilog="Every command takes --debug, which shows the traceback of a failure.",
+)
+recipes_app = typer.Typer(help="List the recipes that ship with gptft, copy one, or print the schema.")
+app.add_typer(recipes_app, name="recipes")
+
+RecipeArgument = Annotated[Path, typer.Argument(help="The recipe, a YAML file (`gptft recipes` lists some).")]
+Target = Annotated[
+    Optional[str],  # noqa: UP045 (typer reads the annotation at run time, on Python 3.10 too)
+    typer.Argument(metavar="[RUN|MODEL|HUB_ID]", help="A run, a model folder, a Hub id or `starter`; else the latest run."),
+]
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        from importlib.metadata import version as installed
+
+        print(f"gptft {installed('gptft')}")
+        raise typer.Exit
+
+
+@app.command()
+def finetune(
+    recipe: RecipeArgument,
+    overrides: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Argument(metavar="[KEY=VALUE]...", help="Settings over the recipe's: training.learning_rate=1e-4"),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the newest unfinished run of this recipe.")] = False,
+    no_fallback: Annotated[
+        bool, typer.Option("--no-fallback", help="Fail when the base cannot be had, in place of using the starter.")
+    ] = False,
+) -> None:
+    """Fine-tune what a recipe says; the result is a folder in runs/."""
+    from gptft.recipe import load_recipe
+
+    changes = [*(overrides or []), *(["model.fallback=null"] if no_fallback else [])]
+    loaded = load_recipe(_recipe_file(recipe, resume), changes)
+    from gptft.training.finetune import finetune as run_finetune
+
+    run = run_finetune(loaded, resume=resume)
+    if run.manifest["state"] == "stopped":
+        raise typer.Exit(130)
+    has_held_out = loaded.data.test is not None or loaded.data.validation is not None
+    print(run.folder)
+    hints = [*(["gptft eval"] if has_held_out else []), *(["gptft chat"] if loaded.task == "dialogue" else [])]
+    if hints:
+        Console(stderr=True).print("Next: " + ", ".join(hints), highlight=False)
+
+
+@app.command("eval")
+def evaluate(
+    target: Target = None,
+    metric: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option("--metric", "-m", help="bleu, chrf, exact_match, stop_rate, perplexity, or a name for `evaluate`; may be repeated."),
+    ] = None,
+    split: Annotated[Optional[str], typer.Option(help="test or validation (default: test if there is one).")] = None,  # noqa: UP045
+    recipe: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Recipe that names the data, for a model that is not a run."),
+    ] = None,
+    max_rows: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(min=1, help="Generate at most so many answers."),
+    ] = None,
+    no_base: Annotated[bool, typer.Option("--no-base", help="Leave out the base's scores.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print only JSON.")] = False,
+) -> None:
+    """Score a model on held-out rows, with 95% intervals and the base's scores beside them."""
+    from gptft.evaluation import evaluate as run_evaluate
+    from gptft.evaluation.scores import scores_table
+    from gptft.recipe import load_recipe
+
+    result = run_evaluate(
+        target,
+        metrics=metric or (),
+        split=split,
+        recipe=load_recipe(recipe) if recipe else None,
+        compare_base=not no_base,
+        max_rows=max_rows,
+    )
+    if as_json:
+        print(json.dumps(result.to_dict(), indent=2, ensure_ascii=False))
+        return
+    base = f", base: {result.base}" if result.base_scores else ""
+    console = Console()
+    console.print(scores_table(result.scores, result.base_scores, title=f"{result.split} split{base}"))
+    if result.folder:
+        Console(stderr=True).print(f"Predictions and scores are in {escape(str(result.folder))}.", highlight=False)
+
+
+@app.command()
+def chat(
+    target: Target = None,
+    message: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--message", help="Ask this one thing, print the answer, and end."),
+    ] = None,
+    system: Annotated[Optional[str], typer.Option(help="Begin with this system message.")] = None,  # noqa: UP045
+) -> None:
+    """Talk to a model in the terminal."""
+    from gptft.serving.chat import Conversation, chat as run_chat
+
+    name, loaded = _load(target)
+    conversation = Conversation(loaded)
+    conversation.reset(system)
+    if message is None:
+        run_chat(conversation, Console(), name)
+    else:
+        print("".join(conversation.ask(message)).strip())
+
+
+@app.command("next")
+def next_token(
+    text: Annotated[str, typer.Argument(help='What stands before: "Hello, my dog is cute"')],
+    model: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="A run, a model folder, a Hub id or `starter`; else the latest run."),
+    ] = None,
+    count: Annotated[int, typer.Option(min=1, help="How many candidates.")] = 10,
+) -> None:
+    """Show the model's prediction: the distribution of the next token, from its logits."""
+    from rich.table import Table
+    from rich.text import Text
+
+    name, loaded = _load(model)
+    from gptft.models.logits import next_tokens
+
+    ids = loaded.tokenizer(text, add_special_tokens=False)["input_ids"][-loaded.positions :]
+    if not ids:
+        raise UserError("The text is empty, so there is nothing to go on from.")
+    table = Table(title=Text(f"{name}: the next token after {text!r}"), title_justify="left")
+    for header, justify in (("token", "left"), ("id", "right"), ("probability", "right"), ("logit", "right"), ("", "left")):
+        table.add_column(header, justify=justify)  # pyright: ignore[reportArgumentType]
+    for candidate in next_tokens(loaded.model, loaded.tokenizer, ids, count):
+        share = candidate.probability
+        cells = (str(candidate.token_id), f"{share:.2%}", f"{candidate.logit:.2f}", "█" * round(share * 40))
+        table.add_row(Text(repr(candidate.token)), *cells)
+    Console().print(table)
+
+
+@recipes_app.callback(invoke_without_command=True)
+def list_recipes(context: typer.Context) -> None:
+    """List the recipes that ship with gptft."""
+    if context.invoked_subcommand:
+        return
+    from rich.table import Table
+
+    from gptft.recipe import list_recipes as shipped
+
+    table = Table("recipe", "what it is for", box=None)
+    for recipe in shipped():
+        table.add_row(recipe.name, recipe.description)
+    Console().print(table)
+    print("\nTake one with: gptft recipes copy NAME")
+
+
+@recipes_app.command("copy")
+def copy_recipe(
+    name: Annotated[str, typer.Argument(help="Its name in `gptft recipes`.")],
+    to: Annotated[Path, typer.Option(help="The folder to copy it to.")] = Path("."),
+) -> None:
+    """Write a recipe and its data to the current folder."""
+    from gptft.recipe import copy_recipe as run_copy
+
+    print(run_copy(name, to))
+
+
+@recipes_app.command("schema")
+def print_schema() -> None:
+    """Print the JSON schema of recipes, for editors."""
+    from gptft.recipe import json_schema
+
+    print(json.dumps(json_schema(), indent=2, ensure_ascii=False))
+
+
+def _recipe_file(recipe: Path, resume: bool) -> Path:
+    """A run folder stands for the recipe in it."""
+    return recipe / "recipe.yaml" if recipe.is_dir() and (recipe / "recipe.yaml").is_file() else recipe
+
+
+def _load(target: str | None) -> tuple[str, LoadedModel]:
+    from gptft.runs import find_run
+
+    run = None if target == "starter" else find_run(target)
+    from gptft.models.loading import load_model
+    from gptft.models.precision import best_device
+    from gptft.models.quiet import quiet_libraries
+
+    quiet_libraries()
+    if run and not run.model.is_dir():
+        raise UserError(f"{run.folder} has no model yet. Finish it: gptft finetune {run.recipe_file} --resume")
+    loaded = load_model(str(run.model) if run else str(target))
+    loaded.model.to(best_device())
+    return run.folder.name if run else str(target), loaded
+
+
+def main() -> None:
+    """Run a command; failures become one message and an exit code: 2 for the user's mistakes, 1 for failures."""
+    debug = "--debug" in sys.argv
+    sys.argv = [argument for argument in sys.argv if argument != "--debug"]
+    try:
+        app()
+    except GptftError as error:
+        if debug:
+            raise
+        Console(stderr=True).print(f"[bold red]Error:[/bold red] {escape(str(error))}", highlight=False, soft_wrap=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("Stopped.", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(1)
+    except Exception as error:
+        if debug:
+            raise
+        text = f"{type(error).__name__}: {error}".strip()
+        print(f"Error: something failed that should not have: {text}\nRun it again with --debug for the traceback.", file=sys.stderr)
+        sys.exit(1)

@@ -1,0 +1,152 @@
+"""Score a run, a model folder or a Hub model on held-out rows, with the base's scores on the same rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from gptft.errors import GptftError, UserError
+from gptft.evaluation.scores import Score, compute_scores, needs_generation, to_json
+from gptft.files import write_json_atomically, write_jsonl_atomically
+from gptft.recipe import Recipe, load_recipe
+from gptft.runs.folder import RUNS, Run, find_run
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of a model on a split, and of its base on the same rows (empty where there is none to compare with)."""
+
+    model: str
+    split: str
+    scores: list[Score]
+    base: str | None
+    base_scores: list[Score]
+    folder: Path | None
+    """Where scores.json and predictions.jsonl were written: None for a model that is no run."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of scores.json."""
+        names = {"model": self.model, "base_model": self.base, "split": self.split}
+        return {**names, **to_json(self.scores, self.base_scores)}
+
+
+def evaluate(
+    target: str | None = None,
+    *,
+    metrics: Sequence[str] = (),
+    split: str | None = None,
+    recipe: Recipe | None = None,
+    compare_base: bool = True,
+    max_rows: int | None = None,
+    runs: Path = RUNS,
+    console: Console | None = None,
+) -> Evaluation:
+    """Score a model on the rows of a recipe's split.
+
+    Args:
+        target: a run, a model folder or a Hub id; the latest run when left out.
+        metrics: names; the recipe's when left out.
+        split: `test` or `validation`; when left out, the recipe's test split if it has one, else its validation.
+        recipe: where the rows come from; a run has its own.
+        compare_base: whether the model that training started from is scored too.
+        max_rows: at most so many generated answers; the recipe's `evaluation.max_rows` when left out.
+        runs: the folder of the runs.
+        console: where progress is shown (default: standard error).
+
+    Raises:
+        UserError: no such model, no rows to score on, or a metric that does not fit the task.
+        GptftError: a download failed, or the scores cannot be written.
+    """
+    console = console or Console(stderr=True)
+    run = find_run(target, runs)
+    if run is None and recipe is None:
+        raise UserError(
+            f"{target} is not a run, so it brings no data to score on. Name a recipe: "
+            f"gptft eval {target} --recipe RECIPE"
+        )
+    recipe = recipe or load_recipe(run.recipe_file)  # pyright: ignore[reportOptionalMemberAccess]
+    split = _chosen_split(recipe, split)
+    names = list(dict.fromkeys(metrics or recipe.evaluation.metrics))
+    if recipe.task == "pretraining" and (unfit := [name for name in names if needs_generation(name)]):
+        raise UserError(
+            f"--metric {', '.join(unfit)}: task pretraining has no answers to compare with references. "
+            "It is scored by perplexity."
+        )
+    return _evaluate(run, target, recipe, split, names, compare_base, max_rows or recipe.evaluation.max_rows, console)
+
+
+def _chosen_split(recipe: Recipe, split: str | None) -> str:
+    present = [name for name in ("test", "validation") if getattr(recipe.data, name) is not None]
+    if not present:
+        raise UserError(
+            f"The recipe {recipe.name} has no held-out rows: add `data.test` or `data.validation` (a share such as "
+            "0.1, or a source). Scores on training rows would show memory, not learning."
+        )
+    if split and split not in present:
+        raise UserError(f"--split {split}: the recipe {recipe.name} has {' and '.join(present)}.")
+    return split or present[0]
+
+
+def _evaluate(
+    run: Run | None,
+    target: str | None,
+    recipe: Recipe,
+    split: str,
+    names: list[str],
+    compare_base: bool,
+    max_rows: int | None,
+    console: Console,
+) -> Evaluation:
+    from gptft.data import load_splits
+    from gptft.evaluation.predictions import predict, prediction_rows
+    from gptft.models.loading import load_model
+    from gptft.models.quiet import quiet_libraries
+
+    quiet_libraries()
+    if run and not run.model.is_dir():
+        state = run.manifest.get("state", "unknown")
+        raise UserError(f"{run.folder} has no model yet (it is {state}). Finish it: gptft finetune ... --resume")
+    name = str(run.model) if run else str(target)
+    options: dict[str, Any] = {
+        "generate": any(needs_generation(metric) for metric in names),
+        "likelihoods": any(not needs_generation(metric) for metric in names),
+        "max_rows": max_rows,
+        "console": console,
+    }
+    with console.status("Loading"):
+        splits = load_splits(recipe, ("train", split) if isinstance(getattr(recipe.data, split), float) else (split,))
+        loaded = load_model(name, trust_remote_code=recipe.model.trust_remote_code)
+    predictions, prompts = predict(loaded, recipe, splits, split, label=run.folder.name if run else name, **options)
+    scores = compute_scores(names, predictions)
+    base = _base(run, recipe) if compare_base else None
+    base_scores, base_predictions = [], None
+    if base and base["used"] != name:
+        try:
+            with console.status("Loading the base"):
+                other = load_model(
+                    base["used"], revision=base.get("revision"), trust_remote_code=recipe.model.trust_remote_code
+                )
+        except GptftError as error:
+            console.print(f"[yellow]The base is not compared with:[/yellow] {error}")
+            base = None
+        else:
+            base_predictions, _ = predict(other, recipe, splits, split, label=f"base {base['used']}", **options)
+            base_scores = compute_scores(names, base_predictions)
+    folder = run.evaluation(split) if run else None
+    evaluation = Evaluation(name, split, scores, base["used"] if base else None, base_scores, folder)
+    if folder:
+        write_json_atomically(folder / "scores.json", evaluation.to_dict())
+        if prompts:
+            rows = prediction_rows(loaded.tokenizer, prompts, predictions, base_predictions)
+            write_jsonl_atomically(folder / "predictions.jsonl", rows)
+    return evaluation
+
+
+def _base(run: Run | None, recipe: Recipe) -> dict[str, Any] | None:
+    """What training started from: a run's manifest knows; else the recipe says. None from scratch."""
+    base = run.manifest.get("base", {}) if run else {"used": recipe.model.base, "revision": recipe.model.revision}
+    return base if base.get("used") else None

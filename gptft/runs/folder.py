@@ -1,0 +1,147 @@
+"""The run folder: where everything of one fine-tuning lies, and how a run is found again.
+
+    runs/NAME-YYYYMMDD-HHMMSS/
+      recipe.yaml  manifest.json  log.jsonl  checkpoints/  model/  eval/SPLIT/
+    runs/latest -> the newest finished or resumable run
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from gptft.errors import UserError
+from gptft.files import disk_errors, write_json_atomically
+
+RUNS = Path("runs")
+"""The folder of the runs, in the current folder."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder; nothing in it is read before it is asked for."""
+
+    folder: Path
+
+    @property
+    def recipe_file(self) -> Path:
+        """The recipe as resolved: `gptft finetune` on it repeats the run."""
+        return self.folder / "recipe.yaml"
+
+    @property
+    def model(self) -> Path:
+        """The result; it exists once the run is finished."""
+        return self.folder / "model"
+
+    @property
+    def log_file(self) -> Path:
+        """One JSON line for each logging step."""
+        return self.folder / "log.jsonl"
+
+    def evaluation(self, split: str) -> Path:
+        """Where the scores and predictions of a split lie."""
+        return self.folder / "eval" / split
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """What the run was made of, and how it ended; empty for a run without one."""
+        try:
+            return json.loads((self.folder / "manifest.json").read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
+
+    def update_manifest(self, **entries: Any) -> None:
+        """Set entries of the manifest, atomically."""
+        write_json_atomically(self.folder / "manifest.json", {**self.manifest, **entries})
+
+    def checkpoint(self) -> Path | None:
+        """The newest complete checkpoint; those cut off in the middle are removed.
+
+        The Trainer writes `trainer_state.json` last, so a checkpoint without a readable one is not complete.
+        """
+        numbered = []
+        for folder in (self.folder / "checkpoints").glob("checkpoint-*"):
+            if match := re.fullmatch(r"checkpoint-(\d+)", folder.name):
+                numbered.append((int(match[1]), folder))
+        for _, folder in sorted(numbered, reverse=True):
+            try:
+                json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
+            except (OSError, ValueError):
+                shutil.rmtree(folder, ignore_errors=True)
+                continue
+            return folder
+        return None
+
+    def set_latest(self) -> None:
+        """Make `runs/latest` point here."""
+        link = self.folder.parent / "latest"
+        with disk_errors(link):
+            temporary = link.with_name(f".latest.{os.getpid()}")
+            temporary.unlink(missing_ok=True)
+            temporary.symlink_to(self.folder.name, target_is_directory=True)
+            os.replace(temporary, link)
+
+
+def new_run(name: str, runs: Path = RUNS) -> Run:
+    """Create the folder of a new run, named by recipe and time."""
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    with disk_errors(runs):
+        runs.mkdir(parents=True, exist_ok=True)
+        for suffix in ("", *(f"-{number}" for number in range(2, 1000))):
+            folder = runs / f"{name}-{stamp}{suffix}"
+            try:
+                folder.mkdir()
+            except FileExistsError:
+                continue
+            return Run(folder)
+    raise UserError(f"{runs} already holds a thousand runs named {name}-{stamp}.")
+
+
+def latest_run(runs: Path = RUNS) -> Run:
+    """The run that `runs/latest` names.
+
+    Raises:
+        UserError: there is none.
+    """
+    link = runs / "latest"
+    if not link.exists():
+        raise UserError(
+            f"There is no run in {runs}/ yet. Fine-tune one (`gptft finetune RECIPE`), or name a run, a model folder "
+            "or a Hub id."
+        )
+    return Run(link.resolve())
+
+
+def find_run(target: str | None, runs: Path = RUNS) -> Run | None:
+    """The run that a command's argument names: a run folder, a run's name, nothing for the latest; None if no run.
+
+    Raises:
+        UserError: no argument, and no run to fall back on.
+    """
+    if target is None:
+        return latest_run(runs)
+    for folder in (Path(target).expanduser(), runs / target):
+        if (folder / "recipe.yaml").is_file():
+            return Run(folder.resolve())
+    return None
+
+
+def resumable_run(name: str, runs: Path = RUNS) -> Run:
+    """The newest run of this name that has not finished and has a complete checkpoint.
+
+    Raises:
+        UserError: there is none.
+    """
+    candidates = sorted(runs.glob(f"{name}-[0-9]*"), key=lambda folder: folder.name, reverse=True)
+    for folder in candidates:
+        run = Run(folder.resolve())
+        if run.manifest.get("state") != "finished" and run.checkpoint():
+            return run
+    finished = f" The newest, {candidates[0].name}, is finished." if candidates else ""
+    raise UserError(f"There is nothing to resume: no unfinished run of {name} with a checkpoint in {runs}/.{finished}")

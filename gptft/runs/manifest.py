@@ -1,0 +1,42 @@
+"""Facts of a run for its manifest: versions, hardware, memory."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import sys
+from importlib.metadata import version
+from typing import Any
+
+PACKAGES = ("gptft", "torch", "transformers", "datasets", "accelerate", "peft", "evaluate", "tokenizers", "sacrebleu")
+
+
+def versions() -> dict[str, str]:
+    """The versions of Python and of the packages that decide about results."""
+    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+
+
+def hardware() -> dict[str, Any]:
+    """What this machine computes with; nothing that names the machine or its user."""
+    import torch
+
+    facts: dict[str, Any] = {
+        "system": f"{platform.system()} {platform.machine()}",
+        "cpu_cores": os.cpu_count(),
+        "torch_threads": torch.get_num_threads(),
+    }
+    if torch.cuda.is_available():
+        facts["gpus"] = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return facts
+
+
+def peak_memory_bytes() -> dict[str, int]:
+    """Peak memory of this process so far, and of its GPU where there is one."""
+    import torch
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peaks = {"process": peak if sys.platform == "darwin" else peak * 1024}
+    if torch.cuda.is_available():
+        peaks["gpu"] = torch.cuda.max_memory_allocated()
+    return peaks

@@ -1,0 +1,108 @@
+"""A conversation in the terminal: streaming answers, history, a few commands."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Console
+
+from gptft.models.generation import generation_settings, left_padded, prompt_positions
+from gptft.models.loading import LoadedModel
+from gptft.tasks.dialogue import prompt_ids
+
+HELP = """\
+/reset          forget the conversation
+/system TEXT    begin anew with TEXT as the system message (without TEXT: with none)
+/help           these commands
+/quit           leave (also Ctrl-D)"""
+
+
+@dataclass
+class Conversation:
+    """A model and what was said so far. The prompt is the one of training; the oldest turns go when it gets long."""
+
+    loaded: LoadedModel
+    generation: dict[str, Any] = field(default_factory=dict)
+    messages: list[dict[str, str]] = field(default_factory=list)
+
+    def ask(self, text: str) -> Iterator[str]:
+        """Say `text` and yield the answer piece by piece; both then belong to the conversation.
+
+        An answer that the caller stops reading is kept as far as it was read.
+        """
+        from transformers import TextIteratorStreamer
+
+        model, tokenizer = self.loaded.model, self.loaded.tokenizer
+        settings = generation_settings(model, self.generation)
+        self.messages.append({"role": "user", "content": text})
+        ids, mask = left_padded(
+            [prompt_ids(tokenizer, self.messages, prompt_positions(model, settings))],
+            tokenizer.pad_token_id,
+            next(model.parameters()).device,
+        )
+        streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
+        failure: list[BaseException] = []
+
+        def generate() -> None:
+            try:
+                model.generate(input_ids=ids, attention_mask=mask, generation_config=settings, streamer=streamer)
+            except BaseException as error:
+                failure.append(error)
+                streamer.end()
+
+        thread = threading.Thread(target=generate, daemon=True)
+        thread.start()
+        answer = ""
+        try:
+            for piece in streamer:
+                answer += piece
+                yield piece
+        finally:
+            self.messages.append({"role": "assistant", "content": answer.strip()})
+        thread.join()
+        if failure:
+            raise failure[0]
+
+    def reset(self, system: str | None = None) -> None:
+        """Forget what was said; begin with a system message if one is given."""
+        self.messages = [{"role": "system", "content": system}] if system else []
+
+
+def chat(conversation: Conversation, console: Console, title: str) -> None:
+    """Read lines from the terminal and answer them until /quit or the end of input."""
+    console.print(f"Talking to [bold]{title}[/bold]. /help lists the commands; Ctrl-C stops an answer.")
+    while True:
+        try:
+            line = console.input("[bold cyan]You:[/bold cyan] ").strip()
+        except (EOFError, KeyboardInterrupt):
+            console.print()
+            return
+        command, _, rest = line.partition(" ")
+        if command == "/quit":
+            return
+        if command == "/help":
+            console.print(HELP, markup=False)
+        elif command == "/reset":
+            system = next((message["content"] for message in conversation.messages if message["role"] == "system"), None)
+            conversation.reset(system)
+            console.print("The conversation is forgotten.")
+        elif command == "/system":
+            conversation.reset(rest.strip() or None)
+            console.print("A new conversation begins" + (" with this system message." if rest.strip() else "."))
+        elif command.startswith("/"):
+            console.print(f"{command} is not a command.\n{HELP}", markup=False)
+        elif line:
+            _print_answer(conversation, line, console)
+
+
+def _print_answer(conversation: Conversation, line: str, console: Console) -> None:
+    console.print("[bold green]Assistant:[/bold green] ", end="")
+    try:
+        for piece in conversation.ask(line):
+            console.print(piece, end="", markup=False, highlight=False, soft_wrap=True)
+    except KeyboardInterrupt:
+        console.print(" [dim](stopped)[/dim]", end="")
+    console.print()
