@@ -92,16 +92,16 @@ def reference() -> str:
         table(model),
         "### model.config",
         f"Fields of [GPT2Config]({HUGGING_FACE}/transformers/model_doc/gpt2#transformers.GPT2Config), or of the class "
-        "of another base. The defaults below are those of a model from scratch (`base: null`); with a base they are the "
-        "base's own. One differs: attention dropout (`attn_pdrop`, `attention_dropout`) is 0 unless the recipe sets "
+        "of another base. The defaults below are those of a model from scratch (`base: null`); with a base they are "
+        "the base's own. One differs: attention dropout (`attn_pdrop`, `attention_dropout`) is 0 unless the recipe sets "
         "it, because dropout keeps attention off its fused kernel, on CPU a quarter of the speed.",
         table(model["properties"]["config"], {"attn_pdrop": 0.0}, SHAPE),
         managed("model.config"),
         "## adapter",
         adapter["description"] + " These are LoRA's; the others are in PEFT's documentation "
         f"([PEFT]({HUGGING_FACE}/peft)). Two defaults differ: without `target_modules` every linear layer of the "
-        "blocks is adapted, where PEFT adapts GPT-2's `c_attn` alone; and `fan_in_fan_out` is true for GPT-2, whose layers "
-        "(Conv1D) hold their weights transposed.",
+        "blocks is adapted, where PEFT adapts GPT-2's `c_attn` alone; and `fan_in_fan_out` is true for GPT-2, whose "
+        "layers (Conv1D) hold their weights transposed.",
         f"Types: {', '.join(types)}. Those that put learned tokens before the input (prompt_tuning, ...) are refused.",
         table(adapter),
         managed("adapter"),
@@ -113,8 +113,9 @@ def reference() -> str:
         "### data.cleaning",
         table(sections["CleaningSection"]),
         "## training",
-        f"Fields of [TrainingArguments]({HUGGING_FACE}/transformers/main_classes/trainer#transformers.TrainingArguments)."
-        " These defaults are gptft's own or depend on the recipe or the machine:",
+        "Fields of "
+        f"[TrainingArguments]({HUGGING_FACE}/transformers/main_classes/trainer#transformers.TrainingArguments). "
+        "These defaults are gptft's own or depend on the recipe or the machine:",
         own_defaults(),
         "All fields:",
         table(training, DEFAULTS | {key: Words(value) for key, (value, _) in COMPUTED.items()}),
