@@ -93,8 +93,8 @@ def reference() -> str:
         "### model.config",
         f"Fields of [GPT2Config]({HUGGING_FACE}/transformers/model_doc/gpt2#transformers.GPT2Config), or of the class "
         "of another base. The defaults below are those of a model from scratch (`base: null`); with a base they are "
-        "the base's own. One differs: attention dropout (`attn_pdrop`, `attention_dropout`) is 0 unless the recipe sets "
-        "it, because dropout keeps attention off its fused kernel, on CPU a quarter of the speed.",
+        "the base's own. One differs: attention dropout (`attn_pdrop`, `attention_dropout`) is 0 unless the recipe "
+        "sets it, because dropout keeps attention off its fused kernel, on CPU a quarter of the speed.",
         table(model["properties"]["config"], {"attn_pdrop": 0.0}, SHAPE),
         managed("model.config"),
         "## adapter",
