@@ -15,7 +15,7 @@ Message = dict[str, str]
 
 CHAT_TEMPLATE = """\
 {%- for message in messages -%}
-{%- set content = message['content'] | replace(eos_token, '') | trim -%}
+{%- set content = message['content'] | replace(eos_token, ' ') | trim -%}
 {%- if not loop.first %}{{ '\\n' }}{% endif -%}
 {{- message['role'] | capitalize + ':\\n' -}}
 {%- if message['role'] == 'assistant' -%}
@@ -29,12 +29,27 @@ CHAT_TEMPLATE = """\
 {{- 'Assistant:\\n' -}}
 {%- endif -%}
 """
-"""Roles as words, contents on lines of their own; the end-of-text string cannot be smuggled in by a content."""
+"""Roles as words, contents on lines of their own. A content cannot smuggle in the end-of-text string: a space takes its
+place, as what is left and right of it could make another one."""
+
+
+def _apply(tokenizer: Any, messages: Sequence[Message], **options: Any) -> dict[str, list[int]]:
+    from jinja2 import TemplateError
+
+    try:
+        # As a batch of one: transformers renders no empty conversation otherwise, and an assistant may speak first.
+        rendered = tokenizer.apply_chat_template([list(messages)], return_dict=True, **options)
+    except (TemplateError, ValueError) as error:
+        raise UserError(
+            f"The base's chat template refuses a conversation: {error}. Change the data, or use a base without a "
+            "template, which gets gptft's."
+        ) from error
+    return {name: values[0] for name, values in rendered.items()}
 
 
 def render_prompt(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
     """Token ids that end where the assistant's answer to `messages` begins."""
-    return tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, return_dict=False)
+    return _apply(tokenizer, messages, add_generation_prompt=True)["input_ids"]
 
 
 def render_conversation(tokenizer: Any, messages: Sequence[Message]) -> tuple[list[int], list[bool]]:
@@ -47,7 +62,7 @@ def render_conversation(tokenizer: Any, messages: Sequence[Message]) -> tuple[li
         UserError: when the base's template does not let the assistant's tokens be told from the others.
     """
     if "endgeneration" in (tokenizer.chat_template or ""):
-        rendered = tokenizer.apply_chat_template(list(messages), return_dict=True, return_assistant_tokens_mask=True)
+        rendered = _apply(tokenizer, messages, return_assistant_tokens_mask=True)
         ids, mask = rendered["input_ids"], [bool(value) for value in rendered["assistant_masks"]]
     else:
         ids, mask = _render_by_prefixes(tokenizer, list(messages))
@@ -58,13 +73,13 @@ def render_conversation(tokenizer: Any, messages: Sequence[Message]) -> tuple[li
 
 
 def _render_by_prefixes(tokenizer: Any, messages: list[Message]) -> tuple[list[int], list[bool]]:
-    ids: list[int] = tokenizer.apply_chat_template(messages, return_dict=False)
+    ids: list[int] = _apply(tokenizer, messages)["input_ids"]
     mask = [False] * len(ids)
     for index, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
         prompt = render_prompt(tokenizer, messages[:index])
-        closed = tokenizer.apply_chat_template(messages[: index + 1], return_dict=False)
+        closed = _apply(tokenizer, messages[: index + 1])["input_ids"]
         if ids[: len(prompt)] != prompt or ids[: len(closed)] != closed:
             raise UserError(
                 "The base's chat template writes a turn differently once another follows, so the assistant's tokens "

@@ -43,7 +43,8 @@ class Preparation:
         if self.shortened:
             parts.append(f"{self.shortened:,} shortened to fit")
         if self.dropped:
-            parts.append(f"{self.dropped:,} dropped as too long ({', '.join(self.dropped_origins[:3])})")
+            origins = ", ".join(self.dropped_origins[:3])
+            parts.append(f"{self.dropped:,} with an answer that is too long and dropped ({origins})")
         return ", ".join(parts)
 
     def check(self, split: str, max_length: int) -> None:
@@ -82,7 +83,7 @@ class Task(ABC):
     def examples(self, dataset: Dataset, tokenizer: Any, max_length: int, cache_key: str) -> Dataset:
         """Encode a split: lists of token ids and labels, at most `max_length` long, -100 where not supervised.
 
-        The columns `shortened` and `dropped` count rows; a dropped row is an example without tokens.
+        The columns `shortened` and `dropped` flag a row's first example; a row that gives none is one without tokens.
         """
 
     def prompts(self, dataset: Dataset, tokenizer: Any, max_length: int) -> list[Prompt]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
+from gptft.errors import UserError
 from gptft.models.logits import IGNORED
-from gptft.tasks.base import Prompt, Task
 from gptft.models.templates import Message, render_conversation, render_prompt
+from gptft.tasks.base import Prompt, Task
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -25,11 +27,15 @@ class Dialogue(Task):
         def encode(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
             columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
             for messages, origin in zip(batch["messages"], batch["origin"], strict=True):
-                encoded = encode_conversation(tokenizer, messages, max_length)
-                for index, (ids, labels) in enumerate(encoded or [([], [])]):
-                    supervised = sum(label != IGNORED for label in labels[1:])
-                    shortened = len(encoded) > 1 and index == 0
-                    row = (ids, labels, len(ids), supervised, shortened, not encoded, origin)
+                try:
+                    windows, shortened, lost = encode_conversation(tokenizer, messages, max_length)
+                except UserError as error:
+                    raise UserError(f"{origin}: {error}") from error
+                for index, (ids, labels) in enumerate(windows or [([], [])]):
+                    supervised = sum(label != IGNORED for label in labels)
+                    # A row of the data is counted once, at its first example.
+                    flags = (shortened, lost > 0) if index == 0 else (False, False)
+                    row = (ids, labels, len(ids), supervised, *flags, origin)
                     for name, value in zip(COLUMNS, row, strict=True):
                         columns[name].append(value)
             return columns
@@ -55,69 +61,82 @@ COLUMNS = ("input_ids", "labels", "length", "supervised", "shortened", "dropped"
 def prompt_ids(tokenizer: Any, messages: Sequence[Message], max_length: int) -> list[int]:
     """The prompt for an answer to `messages`, token for token as in training, at most `max_length` tokens.
 
-    The oldest messages go first, the system's last; if the newest message alone is too long, its beginning goes.
+    The oldest turns go first, the system's last; if the newest message alone is too long, its beginning goes.
     """
-    kept = list(messages)
-    ids = render_prompt(tokenizer, kept)
-    while len(ids) > max_length and (shorter := _without_oldest(kept)):
-        kept = shorter
-        ids = render_prompt(tokenizer, kept)
-    return ids[-max_length:]
+    system, rest = _split_system(messages)
+    starts = _context_starts(rest, len(rest) - 1)
+
+    def prompt(turns: int) -> list[int]:
+        return render_prompt(tokenizer, [*system, *rest[starts[turns] :]])
+
+    return prompt(_most(len(starts) - 1, lambda turns: len(prompt(turns)) <= max_length))[-max_length:]
 
 
-def _without_oldest(messages: list[Message]) -> list[Message] | None:
-    """The messages less the oldest that is not the system's; None when only the newest would be left to go."""
-    system = messages[:1] if messages and messages[0]["role"] == "system" else []
-    rest = messages[len(system) :]
-    return system + rest[1:] if len(rest) > 1 else None
+def _split_system(messages: Sequence[Message]) -> tuple[list[Message], list[Message]]:
+    first = 1 if messages and messages[0]["role"] == "system" else 0
+    return list(messages[:first]), list(messages[first:])
 
 
-def encode_conversation(
-    tokenizer: Any, messages: Sequence[Message], max_length: int
-) -> list[tuple[list[int], list[int]]]:
-    """Encode a conversation as one or more examples of (input_ids, labels), each at most `max_length` tokens.
+def _context_starts(messages: Sequence[Message], newest: int) -> list[int]:
+    """Where a context may begin, nearest first: at its newest message, at a turn of the user before, at the first."""
+    before = range(newest - 1, -1, -1)
+    return [max(newest, 0), *(index for index in before if index == 0 or messages[index]["role"] == "user")]
+
+
+def _most(limit: int, fits: Callable[[int], bool]) -> int:
+    """The largest number up to `limit` that fits, or 0, where all smaller ones fit too; small ones are tried first."""
+    beyond = 1
+    while beyond <= limit and fits(beyond):
+        beyond *= 2
+    tried = beyond // 2
+    return tried + bisect_left(range(tried + 1, min(beyond, limit + 1)), True, key=lambda number: not fits(number))
+
+
+class Encoded(NamedTuple):
+    """A conversation as examples."""
+
+    windows: list[tuple[list[int], list[int]]]
+    """Token ids and labels of each example."""
+    shortened: bool
+    """Whether it did not fit whole."""
+    lost: int
+    """Answers left out because they do not fit."""
+
+
+def encode_conversation(tokenizer: Any, messages: Sequence[Message], max_length: int) -> Encoded:
+    """Encode a conversation as examples of (input_ids, labels), each at most `max_length` tokens.
 
     What is too long loses the oldest context, never an answer: the conversation is cut into windows, each with as
     much of what was said before as fits, and every answer is supervised in exactly one window. An answer that does
-    not fit with at least one token before it is left out; an empty list says that none fitted.
+    not fit with at least one token before it is left out.
     """
     ids, mask = render_conversation(tokenizer, messages)
     if len(ids) <= max_length:
-        return [(ids, _labels(ids, mask))] if any(mask) else []
-    lengths = [len(render_conversation(tokenizer, [message])[0]) for message in messages]
-    pending = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
-    windows = []
-    while pending:
-        # From the answer next in line on, take as many turns as fit, with the message before it as context.
-        first, last = max(0, pending[0] - 1), pending[0]
-        while last + 1 < len(messages) and sum(lengths[first : last + 2]) <= max_length:
-            last += 1
-        answers = [index for index in pending if index <= last]
-        window = _window(tokenizer, messages, answers, max_length)
-        while window is None and len(answers) > 1:
-            answers = answers[:-1]
-            window = _window(tokenizer, messages, answers, max_length)
-        if window:
-            windows.append(window)
-        pending = [index for index in pending if index > answers[-1]]
-    return windows
+        return Encoded([(ids, _labels(ids, mask))], False, 0)
+    system, rest = _split_system(messages)
+    answers = [index for index, message in enumerate(rest) if message["role"] == "assistant"]
+    windows, lost, done = [], 0, 0
 
+    def window(first: int, last: int) -> tuple[list[int], list[bool]]:
+        return render_conversation(tokenizer, [*system, *rest[first : last + 1]])
 
-def _window(
-    tokenizer: Any, messages: Sequence[Message], answers: list[int], max_length: int
-) -> tuple[list[int], list[int]] | None:
-    """The conversation up to the last of `answers`, the oldest context dropped to fit; None if an answer would go."""
-    kept = list(messages[: answers[-1] + 1])
-    ids, mask = render_conversation(tokenizer, kept)
-    turns_after_first = answers[-1] - answers[0] + 1
-    while len(ids) > max_length and len(kept) > turns_after_first + 1 and (shorter := _without_oldest(kept)):
-        kept = shorter
-        ids, mask = render_conversation(tokenizer, kept)
-    spans = _spans(mask)[-len(answers) :]
-    if not spans or len(ids) - spans[0][0] >= max_length:
-        return None
-    supervised = [any(start <= index < stop for start, stop in spans) for index in range(len(ids))]
-    return ids[-max_length:], _labels(ids, supervised)[-max_length:]
+    def fits(first: int, last: int) -> bool:
+        return len(window(first, last)[0]) <= max_length
+
+    while done < len(answers):
+        # From the answer next in line on as many as fit, the message before it as their context; then more context.
+        starts = _context_starts(rest, answers[done] - 1)
+        count = max(1, _most(len(answers) - done, lambda n: fits(starts[0], answers[done + n - 1])))  # noqa: B023
+        last = answers[done + count - 1]
+        ids, mask = window(starts[_most(len(starts) - 1, lambda n: fits(starts[n], last))], last)  # noqa: B023
+        spans = _spans(mask)[-count:]
+        if spans and len(ids) - spans[0][0] < max_length:
+            supervised = [any(start <= index < stop for start, stop in spans) for index in range(len(ids))]
+            windows.append((ids[-max_length:], _labels(ids, supervised)[-max_length:]))
+        else:
+            lost += 1
+        done += count
+    return Encoded(windows, True, lost)
 
 
 def _spans(mask: list[bool]) -> list[tuple[int, int]]:

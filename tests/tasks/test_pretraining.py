@@ -44,7 +44,7 @@ def test_packed_logits_equal_unpacked(tokenizer):
     row = next(pack_rows([{"ids": ids} for ids in documents], 128))  # pyright: ignore
     other = {"input_ids": [1, 2, 3], "labels": [-100, 2, 3], "position_ids": [0, 1, 2]}
     # A second, shorter row: its padding must not matter either.
-    logits, targets, read = supervised_logits(model, Collator(END)([row, other]))
+    logits, targets, _ = supervised_logits(model, Collator(END)([row, other]))
     alone = [model(input_ids=torch.tensor([ids])).logits[0, :-1] for ids in [*documents, [1, 2, 3]]]
     torch.testing.assert_close(logits, torch.cat(alone), rtol=0, atol=1e-5)
     assert targets.tolist() == [token for ids in [*documents, [1, 2, 3]] for token in ids[1:]]
