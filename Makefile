@@ -37,16 +37,17 @@ docs: $(VENV)/installed-dev  ## write the generated files: the recipe reference 
 	mv $(VENV)/recipe.schema.json recipes/recipe.schema.json
 
 # uv alone resolves for several Pythons at once. Its markers that are true wherever gptft runs, and the packages that
-# torch pins for NVIDIA hardware, are left out.
-constraints: $(VENV)/installed-dev  ## raise the pins of constraints.txt
+# torch pins for NVIDIA hardware, are left out. torch itself is raised by hand: speed and figures are those of one torch.
+constraints: $(VENV)/installed-dev  ## raise the pins of constraints.txt, all but torch
 	$(BIN)/python -m pip install --quiet uv
+	grep '^torch==' constraints.txt > $(VENV)/held.txt
 	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.10 --upgrade --quiet \
-		--no-header --no-annotate --output-file $(VENV)/resolved.txt
+		--no-header --no-annotate --constraint $(VENV)/held.txt --output-file $(VENV)/resolved.txt
 	sed -n '/^#/p;/^$$/q' constraints.txt > $(VENV)/constraints.txt
 	echo >> $(VENV)/constraints.txt
 	grep -vE '^(nvidia-|cuda-|triton=)|emscripten.*emscripten|== .emscripten|< .3\.10\.' $(VENV)/resolved.txt \
 		| sed -E -e "s/ (and|;) sys_platform != 'emscripten'//" -e '/^hf-xet=/s/ ;.*//' \
-			-e "s/ ; python_full_version (<|>=) '([0-9.]+)'/; python_version \1 \"\2\"/" >> $(VENV)/constraints.txt
+			-e "s/ ; python_full_version (<|>=|==) '([0-9.]+[0-9])(\.\*)?'/; python_version \1 \"\2\"/" >> $(VENV)/constraints.txt
 	mv $(VENV)/constraints.txt constraints.txt
 
 clean:  ## remove .venv and what tools leave; runs stay
