@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -18,7 +18,6 @@ from gptft.errors import GptftError, UserError
 
 if TYPE_CHECKING:
     from gptft.models.loading import LoadedModel
-    from gptft.recipe import Recipe
 
 app = typer.Typer(
     help="Fine-tune GPT-2-family models: one recipe to a trained, scored, loadable model.",
@@ -32,8 +31,10 @@ app.add_typer(recipes_app, name="recipes")
 
 RecipeArgument = Annotated[Path, typer.Argument(help="The recipe, a YAML file (`gptft recipes` lists some).")]
 Target = Annotated[
-    Optional[str],  # noqa: UP045 (typer reads the annotation at run time, on Python 3.10 too)
-    typer.Argument(metavar="[RUN|MODEL|HUB_ID]", help="A run, a model folder, a Hub id or `starter`; else the latest run."),
+    str | None,
+    typer.Argument(
+        metavar="[RUN|MODEL|HUB_ID]", help="A run, a model folder, a Hub id or `starter`; else the latest run."
+    ),
 ]
 
 
@@ -50,10 +51,12 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Print the 
 def finetune(
     recipe: RecipeArgument,
     overrides: Annotated[
-        Optional[list[str]],  # noqa: UP045
+        list[str] | None,
         typer.Argument(metavar="[KEY=VALUE]...", help="Settings over the recipe's: training.learning_rate=1e-4"),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the newest unfinished run of this recipe.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the newest unfinished run of this recipe.")
+    ] = False,
     no_fallback: Annotated[
         bool, typer.Option("--no-fallback", help="Fail when the base cannot be had, in place of using the starter.")
     ] = False,
@@ -79,16 +82,20 @@ def finetune(
 def evaluate(
     target: Target = None,
     metric: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option("--metric", "-m", help="bleu, chrf, exact_match, stop_rate, perplexity, or a name for `evaluate`; may be repeated."),
+        list[str] | None,
+        typer.Option(
+            "--metric",
+            "-m",
+            help="bleu, chrf, exact_match, stop_rate, perplexity, or a name for `evaluate`; may be repeated.",
+        ),
     ] = None,
-    split: Annotated[Optional[str], typer.Option(help="test or validation (default: test if there is one).")] = None,  # noqa: UP045
+    split: Annotated[str | None, typer.Option(help="test or validation (default: test if there is one).")] = None,
     recipe: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option(help="Recipe that names the data, for a model that is not a run."),
     ] = None,
     max_rows: Annotated[
-        Optional[int],  # noqa: UP045
+        int | None,
         typer.Option(min=1, help="Generate at most so many answers."),
     ] = None,
     no_base: Annotated[bool, typer.Option("--no-base", help="Leave out the base's scores.")] = False,
@@ -121,13 +128,14 @@ def evaluate(
 def chat(
     target: Target = None,
     message: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option("--message", help="Ask this one thing, print the answer, and end."),
     ] = None,
-    system: Annotated[Optional[str], typer.Option(help="Begin with this system message.")] = None,  # noqa: UP045
+    system: Annotated[str | None, typer.Option(help="Begin with this system message.")] = None,
 ) -> None:
     """Talk to a model in the terminal."""
-    from gptft.serving.chat import Conversation, chat as run_chat
+    from gptft.serving.chat import Conversation
+    from gptft.serving.chat import chat as run_chat
 
     name, loaded = _load(target)
     conversation = Conversation(loaded)
@@ -142,7 +150,7 @@ def chat(
 def next_token(
     text: Annotated[str, typer.Argument(help='What stands before: "Hello, my dog is cute"')],
     model: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(help="A run, a model folder, a Hub id or `starter`; else the latest run."),
     ] = None,
     count: Annotated[int, typer.Option(min=1, help="How many candidates.")] = 10,
@@ -158,7 +166,13 @@ def next_token(
     if not ids:
         raise UserError("The text is empty, so there is nothing to go on from.")
     table = Table(title=Text(f"{name}: the next token after {text!r}"), title_justify="left")
-    for header, justify in (("token", "left"), ("id", "right"), ("probability", "right"), ("logit", "right"), ("", "left")):
+    for header, justify in (
+        ("token", "left"),
+        ("id", "right"),
+        ("probability", "right"),
+        ("logit", "right"),
+        ("", "left"),
+    ):
         table.add_column(header, justify=justify)  # pyright: ignore[reportArgumentType]
     for candidate in next_tokens(loaded.model, loaded.tokenizer, ids, count):
         share = candidate.probability
@@ -243,5 +257,8 @@ def main() -> None:
         if debug:
             raise
         text = f"{type(error).__name__}: {error}".strip()
-        print(f"Error: something failed that should not have: {text}\nRun it again with --debug for the traceback.", file=sys.stderr)
+        print(
+            f"Error: something failed that should not have: {text}\nRun it again with --debug for the traceback.",
+            file=sys.stderr,
+        )
         sys.exit(1)

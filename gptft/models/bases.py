@@ -50,8 +50,8 @@ def resolve_base(name: str, revision: str | None = None, fallback: str | None = 
         return Base(name, name, revision)
     if fallback != "starter":
         raise GptftError(
-            f"{name} is not in the cache and the Hugging Face Hub cannot be reached ({reason}). Connect, or download it "
-            f"once with `hf download {name}`, or start from the embedded model with `model.base=starter`."
+            f"{name} is not in the cache and the Hugging Face Hub cannot be reached ({reason}). Connect, or download "
+            f"it once with `hf download {name}`, or start from the embedded model with `model.base=starter`."
         )
     return Base(name, str(STARTER), fallback_reason=reason)
 
@@ -92,8 +92,7 @@ def _hub_problem(name: str, revision: str | None) -> str | None:
 
     The call is made in a thread of its own: a name server that never answers is beyond the reach of HTTP timeouts.
     """
-    from huggingface_hub import HfApi
-    from huggingface_hub import constants
+    from huggingface_hub import HfApi, constants
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
     if constants.HF_HUB_OFFLINE:
@@ -116,7 +115,9 @@ def _hub_problem(name: str, revision: str | None) -> str | None:
     if error is None:
         return None
     if isinstance(error, GatedRepoError):
-        raise UserError(f"{name} is gated: accept its terms on its Hub page, then log in with `hf auth login`.") from error
+        raise UserError(
+            f"{name} is gated: accept its terms on its Hub page, then log in with `hf auth login`."
+        ) from error
     if isinstance(error, RevisionNotFoundError):
         raise UserError(f"{name} has no revision {revision!r} on the Hub.") from error
     if isinstance(error, RepositoryNotFoundError):

@@ -91,7 +91,7 @@ def load_model(
     """Load a causal language model in float32, by Hub id, folder, run or `starter`.
 
     Args:
-        name: what to load; a folder with an adapter loads its base too.
+        name: what to load; for a folder with an adapter, its base with the adapter merged into it.
         revision: branch, tag or commit on the Hub.
         fallback: `starter` to use the embedded model when the Hub cannot be reached.
         tokenizer: folder or Hub id of a tokenizer other than the model's own.
@@ -109,9 +109,7 @@ def load_model(
     options = {"revision": base.revision, "local_files_only": base.offline, "trust_remote_code": trust_remote_code}
     with loading_errors(base.requested):
         if (Path(base.location) / "adapter_config.json").is_file():
-            from peft import AutoPeftModelForCausalLM
-
-            model = AutoPeftModelForCausalLM.from_pretrained(base.location, torch_dtype=torch.float32)
+            model = _merged_adapter(base.location, config, trust_remote_code)
         else:
             settings = AutoConfig.from_pretrained(base.location, **options)
             _configure(settings, config or {}, base.requested)
@@ -127,11 +125,12 @@ def load_for_training(recipe: Recipe, texts: Callable[[], Iterable[str]]) -> Loa
     """Load what a recipe starts from: its base, or a new model, with the adapter it names.
 
     Args:
-        recipe: its `model` and `adapter` sections are read.
+        recipe: its sections `model` and `adapter` are read, and `evaluation.generation`, which is saved with the model.
         texts: gives the training texts, for a tokenizer trained from scratch.
 
     Raises:
-        UserError: as `load_model`, or `data.max_length` is beyond the model's positions.
+        UserError: as `load_model`; `data.max_length` is beyond the model's positions; `evaluation.generation`
+            contradicts itself.
     """
     section = recipe.model
     if section.base is None:
@@ -150,6 +149,7 @@ def load_for_training(recipe: Recipe, texts: Callable[[], Iterable[str]]) -> Loa
             f"data.max_length is {recipe.data.max_length:,}, but {section.base or 'model.config'} has "
             f"{loaded.positions:,} positions: longer inputs would index past its table. Set it to at most that."
         )
+    _set_generation(loaded.model, recipe.evaluation.generation)
     if recipe.adapter:
         from gptft.models.adapters import add_adapter
 
@@ -157,19 +157,32 @@ def load_for_training(recipe: Recipe, texts: Callable[[], Iterable[str]]) -> Loa
     return loaded
 
 
-def save_model(model: Any, tokenizer: Any, folder: Path, generation: dict[str, Any]) -> None:
+def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
     """Save as safetensors with tokenizer, chat template and generation settings: transformers alone can load it.
 
     `folder` must exist; the caller makes it appear at once (`files.folder_written_atomically`).
     """
     model.config.use_cache = True
-    if model.generation_config is not None:
-        model.generation_config.update(**generation)
     model.save_pretrained(folder)
-    if not (folder / "config.json").exists():
-        # An adapter: its generation settings stay beside it all the same.
-        model.generation_config.save_pretrained(folder)
+    # Of an adapter, PEFT saves the weights alone.
+    model.generation_config.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def _merged_adapter(folder: str, config: dict[str, Any] | None, trust_remote_code: bool) -> Any:
+    from peft import PeftConfig, PeftModel
+
+    adapter = PeftConfig.from_pretrained(folder)
+    if adapter.is_prompt_learning or not adapter.base_model_name_or_path:
+        raise UserError(f"{folder} holds an adapter ({adapter.peft_type}) that cannot be merged into a base.")
+    base = load_model(
+        adapter.base_model_name_or_path,
+        revision=adapter.revision,
+        config=config,
+        trust_remote_code=trust_remote_code,
+    )
+    adapted: Any = PeftModel.from_pretrained(base.model, folder)
+    return adapted.merge_and_unload()
 
 
 def _configure(settings: Any, changes: dict[str, Any], base: str) -> None:
@@ -189,10 +202,26 @@ def _align(model: Any, tokenizer: Any) -> None:
     if len(tokenizer) > rows:
         raise UserError(f"The tokenizer has {len(tokenizer):,} tokens but the model embeds only {rows:,}.")
     for target in (model.config, model.generation_config):
-        if target is not None:
-            target.bos_token_id = tokenizer.bos_token_id
-            target.eos_token_id = tokenizer.eos_token_id
-            target.pad_token_id = tokenizer.pad_token_id
+        target.bos_token_id = tokenizer.bos_token_id
+        target.eos_token_id = tokenizer.eos_token_id
+        target.pad_token_id = tokenizer.pad_token_id
+
+
+def _set_generation(model: Any, settings: dict[str, Any]) -> None:
+    """Give the model the recipe's generation settings; the base's are then left, as the two might contradict."""
+    from transformers import GenerationConfig
+
+    if not settings:
+        return
+    ends = {name: getattr(model.config, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    generation = GenerationConfig(**{**ends, **settings})
+    try:
+        # transformers refuses to save what it finds contradictory: better told before the training.
+        generation.validate(strict=True)
+    except ValueError as error:
+        findings = [line.removeprefix("- ") for line in str(error).splitlines() if line.startswith("- ")]
+        raise UserError(f"evaluation.generation: {' '.join(findings) or error}") from error
+    model.generation_config = generation
 
 
 def _from_scratch(recipe: Recipe, texts: Callable[[], Iterable[str]]) -> LoadedModel:

@@ -28,8 +28,8 @@ def train_tokenizer(texts: Iterable[str], vocabulary_size: int) -> Any:
     trainer = ByteLevelBPETokenizer()
     trainer.train_from_iterator(texts, vocab_size=vocabulary_size, special_tokens=[END_OF_TEXT], show_progress=False)
     trained = json.loads(trainer.to_str())["model"]
-    tokenizer = GPT2Tokenizer(
-        vocab=trained["vocab"], merges=[tuple(merge) for merge in trained["merges"]], pad_token=END_OF_TEXT
-    )
+    # Annotated as strings, but the Rust tokenizer underneath takes pairs.
+    merges: Any = [tuple(merge) for merge in trained["merges"]]
+    tokenizer = GPT2Tokenizer(vocab=trained["vocab"], merges=merges, pad_token=END_OF_TEXT)
     tokenizer.chat_template = CHAT_TEMPLATE
     return tokenizer

@@ -1,8 +1,8 @@
 """The run folder: where everything of one fine-tuning lies, and how a run is found again.
 
-    runs/NAME-YYYYMMDD-HHMMSS/
-      recipe.yaml  manifest.json  log.jsonl  checkpoints/  model/  eval/SPLIT/
-    runs/latest -> the newest finished or resumable run
+runs/NAME-YYYYMMDD-HHMMSS/
+recipe.yaml  manifest.json  log.jsonl  checkpoints/  model/  eval/SPLIT/
+runs/latest -> the newest finished or resumable run
 """
 
 from __future__ import annotations

@@ -86,7 +86,9 @@ def chat(conversation: Conversation, console: Console, title: str) -> None:
         if command == "/help":
             console.print(HELP, markup=False)
         elif command == "/reset":
-            system = next((message["content"] for message in conversation.messages if message["role"] == "system"), None)
+            system = next(
+                (message["content"] for message in conversation.messages if message["role"] == "system"), None
+            )
             conversation.reset(system)
             console.print("The conversation is forgotten.")
         elif command == "/system":

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from gptft.models.logits import IGNORED
-from gptft.tasks.base import Task
 from gptft.models.templates import render_conversation
+from gptft.tasks.base import Task
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -24,7 +24,9 @@ class Pretraining(Task):
         from datasets import Dataset, Features, List, Value
 
         def tokenize(batch: dict[str, list[Any]]) -> dict[str, list[list[int]]]:
-            return {"ids": [document_ids(tokenizer, *pair) for pair in zip(batch["text"], batch["messages"], strict=True)]}
+            return {
+                "ids": [document_ids(tokenizer, *pair) for pair in zip(batch["text"], batch["messages"], strict=True)]
+            }
 
         documents = dataset.map(
             tokenize,

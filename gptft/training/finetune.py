@@ -16,9 +16,7 @@ from gptft.recipe import Recipe, dump_recipe, load_recipe
 from gptft.runs.folder import RUNS, Run, new_run, resumable_run
 
 
-def finetune(
-    recipe: Recipe, *, resume: bool = False, runs: Path = RUNS, console: Console | None = None
-) -> Run:
+def finetune(recipe: Recipe, *, resume: bool = False, runs: Path = RUNS, console: Console | None = None) -> Run:
     """Fine-tune what `recipe` says and leave a run folder with the model in it.
 
     Args:
@@ -46,7 +44,9 @@ def finetune(
 
         quiet_libraries()
     prepared = prepare(recipe, console)
-    if run is None:
+    if run:
+        _check_same_data(prepared, run)
+    else:
         run = new_run(recipe.name, runs)
         write_text_atomically(run.recipe_file, dump_recipe(recipe))
     run.update_manifest(**prepared.facts, state="running", started=datetime.now(timezone.utc).isoformat())
@@ -166,6 +166,17 @@ def _check_same_recipe(recipe: Recipe, run: Run) -> None:
         )
 
 
+def _check_same_data(prepared: Prepared, run: Run) -> None:
+    """Refuse to resume on other rows: the steps already done would be those of no run."""
+    before, now = (facts["data"]["splits"] for facts in (run.manifest, prepared.facts))
+    changed = [name for name in now if now[name]["fingerprint"] != before.get(name, {}).get("fingerprint")]
+    if changed:
+        raise UserError(
+            f"The data of {run.folder} has changed since it was started (data.{', data.'.join(changed)}). Restore it "
+            "to resume the run, or start anew: leave out --resume."
+        )
+
+
 def load_recipe_text(recipe: Recipe) -> dict[str, Any]:
     """What a recipe says once resolved as it would be written beside a run."""
     import yaml
@@ -219,7 +230,7 @@ def _train(recipe: Recipe, prepared: Prepared, run: Run, resume: bool, console: 
         )
         return "stopped"
     with folder_written_atomically(run.model) as folder:
-        save_model(trainer.model, prepared.loaded.tokenizer, folder, recipe.evaluation.generation)
+        save_model(trainer.model, prepared.loaded.tokenizer, folder)
     console.print(
         f"Trained on {facts['tokens_seen']:,} tokens in {duration(seconds)}. The model is in [bold]{run.model}[/bold]."
     )

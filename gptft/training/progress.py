@@ -40,9 +40,7 @@ class ProgressDisplay(TrainerCallback):
             self.progress.start()
             self.bar = self.progress.add_task("Training", total=state.max_steps, completed=state.global_step, facts="")
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Move the bar."""
         if self.progress:
             self.progress.update(self.bar, completed=state.global_step, facts=self._facts(state))

@@ -66,7 +66,7 @@ class FineTuner(Trainer):
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
         """Loss (mean over supervised tokens) and perplexity of the validation rows."""
-        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        dataset: Any = self.eval_dataset if eval_dataset is None else eval_dataset
         start = time.perf_counter()
         processes, rank = self.accelerator.num_processes, self.accelerator.process_index
         shard = dataset.shard(processes, rank) if processes > 1 else dataset
@@ -77,7 +77,7 @@ class FineTuner(Trainer):
             self.compute_loss_context_manager(),
         )
         sums = torch.tensor([losses.sum(), counts.sum()], dtype=torch.float64)
-        total, tokens = self.accelerator.reduce(sums.to(self.args.device, torch.float64)).tolist()
+        total, tokens = torch.as_tensor(self.accelerator.reduce(sums.to(self.args.device))).tolist()
         loss = total / tokens
         metrics = {
             f"{metric_key_prefix}_loss": loss,
