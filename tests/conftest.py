@@ -6,12 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import make_model, make_tokenizer
-
-DIALOGUES = [
-    {"prompt": f"What is {number}?", "completion": "It is " + "so " * (number % 5) + str(number)}
-    for number in range(22)
-]
+from tiny import DIALOGUES, make_model, make_tokenizer
 
 
 @pytest.fixture

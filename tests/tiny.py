@@ -6,6 +6,10 @@ from typing import Any
 END_OF_TEXT = "<|endoftext|>"
 END = 256
 NO_DROPOUT = {"attn_pdrop": 0.0, "resid_pdrop": 0.0, "embd_pdrop": 0.0}
+DIALOGUES = [
+    {"prompt": f"What is {number}?", "completion": "It is " + "so " * (number % 5) + str(number)}
+    for number in range(22)
+]
 
 
 def make_tokenizer() -> Any:

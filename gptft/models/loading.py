@@ -121,12 +121,15 @@ def load_model(
     return LoadedModel(model.eval(), loaded, base)
 
 
-def load_for_training(recipe: Recipe, texts: Callable[[], Iterable[str]]) -> LoadedModel:
+def load_for_training(
+    recipe: Recipe, texts: Callable[[], Iterable[str]], checkpoint: Path | None = None
+) -> LoadedModel:
     """Load what a recipe starts from: its base, or a new model, with the adapter it names.
 
     Args:
         recipe: its sections `model` and `adapter` are read, and `evaluation.generation`, which is saved with the model.
         texts: gives the training texts, for a tokenizer trained from scratch.
+        checkpoint: what is being resumed; a tokenizer trained from scratch is then the one in it.
 
     Raises:
         UserError: as `load_model`; `data.max_length` is beyond the model's positions; `evaluation.generation`
@@ -134,7 +137,7 @@ def load_for_training(recipe: Recipe, texts: Callable[[], Iterable[str]]) -> Loa
     """
     section = recipe.model
     if section.base is None:
-        loaded = _from_scratch(recipe, texts)
+        loaded = _from_scratch(recipe, texts, checkpoint)
     else:
         loaded = load_model(
             section.base,
@@ -224,13 +227,14 @@ def _set_generation(model: Any, settings: dict[str, Any]) -> None:
     model.generation_config = generation
 
 
-def _from_scratch(recipe: Recipe, texts: Callable[[], Iterable[str]]) -> LoadedModel:
+def _from_scratch(recipe: Recipe, texts: Callable[[], Iterable[str]], checkpoint: Path | None) -> LoadedModel:
     from transformers import GPT2Config, GPT2LMHeadModel, set_seed
 
     from gptft.models.tokenizer import train_tokenizer
 
     section = recipe.model
-    tokenizer = load_tokenizer(section.tokenizer) if section.tokenizer else train_tokenizer(texts(), section.vocab_size)
+    named = section.tokenizer or (str(checkpoint) if checkpoint else None)
+    tokenizer = load_tokenizer(named) if named else train_tokenizer(texts(), section.vocab_size)
     set_seed(recipe.training.get("seed", 42))
     settings = GPT2Config(
         **{

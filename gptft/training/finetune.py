@@ -35,15 +35,16 @@ def finetune(recipe: Recipe, *, resume: bool = False, runs: Path = RUNS, console
     console = console or Console(stderr=True)
     started = time.perf_counter()
     run = resumable_run(recipe.name, runs) if resume else None
-    if run:
+    checkpoint = run.checkpoint() if run else None
+    if run and checkpoint:
         _check_same_recipe(recipe, run)
-        console.print(f"Resuming [bold]{run.folder}[/bold] from {run.checkpoint().name}.")  # pyright: ignore
+        console.print(f"Resuming [bold]{run.folder}[/bold] from {checkpoint.name}.")
     # Torch and transformers take seconds to import: a recipe's mistakes are reported before.
     with console.status("Starting"):
         from gptft.models.quiet import quiet_libraries
 
         quiet_libraries()
-    prepared = prepare(recipe, console)
+    prepared = prepare(recipe, console, checkpoint)
     if run:
         _check_same_data(prepared, run)
     else:
@@ -51,7 +52,7 @@ def finetune(recipe: Recipe, *, resume: bool = False, runs: Path = RUNS, console
         write_text_atomically(run.recipe_file, dump_recipe(recipe))
     run.update_manifest(**prepared.facts, state="running", started=datetime.now(timezone.utc).isoformat())
     try:
-        state = _train(recipe, prepared, run, resume, console)
+        state = _train(recipe, prepared, run, checkpoint, console)
     except BaseException as error:
         run.update_manifest(state="failed", reason=f"{type(error).__name__}: {error}"[:500])
         if isinstance(error, GptftError) or not isinstance(error, Exception):
@@ -68,7 +69,7 @@ class Prepared:
         self.loaded, self.train, self.validation, self.facts = loaded, train, validation, facts
 
 
-def prepare(recipe: Recipe, console: Console) -> Prepared:
+def prepare(recipe: Recipe, console: Console, checkpoint: Path | None = None) -> Prepared:
     """Read the data, load the model, encode: all that comes before the first step, said line by line."""
     from transformers import set_seed
 
@@ -88,7 +89,7 @@ def prepare(recipe: Recipe, console: Console) -> Prepared:
     seed = recipe.training.get("seed", 42)
     set_seed(seed)
     with console.status("Loading the model"):
-        loaded = load_for_training(recipe, lambda: _texts(train_rows))
+        loaded = load_for_training(recipe, lambda: _texts(train_rows), checkpoint)
     _announce(recipe, loaded, console)
     task = TASKS[recipe.task]
     max_length = recipe.data.max_length or loaded.positions
@@ -184,7 +185,7 @@ def load_recipe_text(recipe: Recipe) -> dict[str, Any]:
     return Recipe.model_validate(yaml.safe_load(dump_recipe(recipe))).model_dump()
 
 
-def _train(recipe: Recipe, prepared: Prepared, run: Run, resume: bool, console: Console) -> str:
+def _train(recipe: Recipe, prepared: Prepared, run: Run, checkpoint: Path | None, console: Console) -> str:
     from transformers import PrinterCallback, ProgressCallback
 
     from gptft.models.loading import save_model
@@ -207,7 +208,6 @@ def _train(recipe: Recipe, prepared: Prepared, run: Run, resume: bool, console: 
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
     started = time.perf_counter()
-    checkpoint = run.checkpoint() if resume else None
     try:
         with stop.listening():
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -218,7 +218,7 @@ def _train(recipe: Recipe, prepared: Prepared, run: Run, resume: bool, console: 
         "precision": "bfloat16" if arguments.bf16 else "float16" if arguments.fp16 else "float32",
         "steps": trainer.state.global_step,
         "tokens_seen": trainer.state.num_input_tokens_seen,
-        "training_seconds": round(seconds, 1),
+        "training_seconds": round(seconds + (run.manifest.get("training_seconds", 0) if checkpoint else 0), 1),
         "peak_memory_bytes": peak_memory_bytes(),
     }
     run.update_manifest(**facts)
