@@ -96,7 +96,7 @@ def main() -> None:
             steps=manifest["steps"],
             cores=cores,
             plural="s" if cores > 1 else "",
-            hours=sum(manifest.get("training_sessions", [manifest["training_seconds"]])) / 3600,
+            hours=manifest["training_seconds"] / 3600,
             loss=loss,
             perplexity=torch.tensor(loss).exp().item(),
             held_out=manifest["examples"]["validation"]["supervised_tokens"],

@@ -45,11 +45,13 @@ def model_positions(config: Any) -> int:
 @contextmanager
 def loading_errors(what: str) -> Iterator[None]:
     """Turn transformers' loading errors into one sentence."""
+    from safetensors import SafetensorError
+
     try:
         yield
     except GptftError:
         raise
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"{what} could not be loaded: {first}") from error
 
@@ -185,7 +187,7 @@ def _merged_adapter(folder: str, config: dict[str, Any] | None, trust_remote_cod
         trust_remote_code=trust_remote_code,
     )
     adapted: Any = PeftModel.from_pretrained(base.model, folder)
-    return adapted.merge_and_unload()
+    return adapted.merge_and_unload().requires_grad_(True)
 
 
 def _configure(settings: Any, changes: dict[str, Any], base: str) -> None:

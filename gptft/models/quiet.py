@@ -36,3 +36,5 @@ def quiet_libraries() -> None:
     transformers.utils.logging.disable_progress_bar()
     datasets.disable_progress_bars()
     warnings.filterwarnings("ignore", message=".*pin_memory.*")
+    # PEFT still asks transformers under the old name.
+    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
