@@ -72,7 +72,11 @@ def folder_written_atomically(path: Path) -> Iterator[Path]:
                 old = path.with_name(f".{path.name}.old")
                 shutil.rmtree(old, ignore_errors=True)
                 os.rename(path, old)
-                os.rename(temporary, path)
+                try:
+                    os.rename(temporary, path)
+                except BaseException:
+                    os.rename(old, path)
+                    raise
                 shutil.rmtree(old, ignore_errors=True)
             else:
                 os.rename(temporary, path)

@@ -138,7 +138,11 @@ def resumable_run(name: str, runs: Path = RUNS) -> Run:
     Raises:
         UserError: there is none.
     """
-    candidates = sorted(runs.glob(f"{name}-[0-9]*"), key=lambda folder: folder.name, reverse=True)
+    # Not by a pattern of the file system: bot-2-20261123-101500 is no run of bot.
+    stamped = re.compile(re.escape(name) + r"-(\d{8}-\d{6})(?:-(\d+))?")
+    found = [(stamped.fullmatch(folder.name), folder) for folder in runs.glob("*")]
+    dated = [(match[1], int(match[2] or 1), folder) for match, folder in found if match]
+    candidates = [folder for *_, folder in sorted(dated, reverse=True)]
     for folder in candidates:
         run = Run(folder.resolve())
         if run.manifest.get("state") != "finished" and run.checkpoint():

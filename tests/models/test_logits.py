@@ -1,0 +1,34 @@
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import make_model
+
+import gptft
+from gptft.models.logits import next_tokens
+
+
+def test_next_tokens_are_the_softmax_of_the_last_logits(tokenizer):
+    model = make_model()
+    ids = tokenizer("Hello")["input_ids"]
+    predictions = next_tokens(model, tokenizer, ids, count=1000)
+    logits = model(torch.tensor([ids])).logits[0, -1]
+    expected = logits.softmax(-1)
+    assert len(predictions) == 257
+    assert sum(prediction.probability for prediction in predictions) == pytest.approx(1.0, abs=1e-5)
+    for prediction in predictions:
+        assert prediction.probability == pytest.approx(expected[prediction.token_id].item(), abs=1e-6)
+        assert prediction.logit == pytest.approx(logits[prediction.token_id].item(), abs=1e-5)
+        assert prediction.token == tokenizer.decode([prediction.token_id])
+    probabilities = [prediction.probability for prediction in predictions]
+    assert probabilities == sorted(probabilities, reverse=True)
+    assert next_tokens(model, tokenizer, ids, count=3) == predictions[:3]
+
+
+def test_the_hidden_state_is_read_nowhere():
+    package = Path(gptft.__file__).parent
+    readers = [
+        path for path in package.rglob("*.py") if re.search(r"last_hidden_state|\.hidden_states", path.read_text())
+    ]
+    assert readers == []
