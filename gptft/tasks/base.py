@@ -107,19 +107,20 @@ class Task(ABC):
         """
         key = cache_key(self.name, CODE_VERSION, data_fingerprint, tokenizer_digest(tokenizer), max_length)
         encoded = self.examples(dataset, tokenizer, max_length, key)
-        dropped = [origin for origin, flag in zip(encoded["origin"], encoded["dropped"], strict=True) if flag]
-        lengths = encoded["length"]
+        # [:] reads a column at once, a hundred times faster than going through it.
+        dropped = [origin for origin, flag in zip(encoded["origin"][:], encoded["dropped"][:], strict=True) if flag]
+        lengths, supervised = encoded["length"][:], encoded["supervised"][:]
         preparation = Preparation(
             rows=len(dataset),
             examples=sum(length > 0 for length in lengths),
             tokens=sum(lengths),
-            supervised_tokens=sum(encoded["supervised"]),
-            shortened=sum(encoded["shortened"]),
+            supervised_tokens=sum(supervised),
+            shortened=sum(encoded["shortened"][:]),
             dropped=len(dropped),
             dropped_origins=dropped[:100],
         )
         preparation.check(split, max_length)
-        useful = [index for index, count in enumerate(encoded["supervised"]) if count]
+        useful = [index for index, count in enumerate(supervised) if count]
         return (encoded if len(useful) == len(encoded) else encoded.select(useful)), preparation
 
 

@@ -35,7 +35,7 @@ def dataset_losses(
     collate = Collator(pad_token_id)
     losses, counts = np.zeros(len(dataset)), np.zeros(len(dataset), dtype=np.int64)
     try:
-        for indices in batches_by_tokens(dataset["length"], EVALUATION_TOKENS):
+        for indices in batches_by_tokens(dataset["length"][:], EVALUATION_TOKENS):
             batch = collate([dataset[index] for index in indices])
             tensors = {name: value.to(device) for name, value in batch.items() if isinstance(value, torch.Tensor)}
             with precision or nullcontext():

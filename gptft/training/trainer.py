@@ -33,7 +33,8 @@ class FineTuner(Trainer):
         """Batches of rows of like length; `training.train_sampling_strategy: random` turns the grouping off."""
         args, dataset = self.args, self.train_dataset
         sampler = LengthGroupedBatches(
-            dataset["length"],  # pyright: ignore[reportOptionalSubscript, reportIndexIssue, reportArgumentType]
+            # [:] reads the column at once; indexing a column of `datasets` row by row takes half a millisecond each.
+            dataset["length"][:],  # pyright: ignore[reportOptionalSubscript, reportIndexIssue, reportArgumentType]
             args.train_batch_size,
             args.gradient_accumulation_steps * args.world_size,
             args.data_seed if args.data_seed is not None else args.seed,
