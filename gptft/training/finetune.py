@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.panel import Panel
@@ -14,6 +15,11 @@ from gptft.errors import GptftError, UserError
 from gptft.files import folder_written_atomically, write_text_atomically
 from gptft.recipe import Recipe, dump_recipe, load_recipe
 from gptft.runs.folder import RUNS, Run, new_run, resumable_run
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from gptft.models.loading import LoadedModel
 
 
 def finetune(recipe: Recipe, *, resume: bool = False, runs: Path = RUNS, console: Console | None = None) -> Run:
@@ -62,11 +68,15 @@ def finetune(recipe: Recipe, *, resume: bool = False, runs: Path = RUNS, console
     return run
 
 
+@dataclass(frozen=True)
 class Prepared:
-    """Data and model ready to train: `loaded` (LoadedModel), `train` and `validation` (encoded), `facts`."""
+    """Data and model, ready to train."""
 
-    def __init__(self, loaded: Any, train: Any, validation: Any, facts: dict[str, Any]) -> None:
-        self.loaded, self.train, self.validation, self.facts = loaded, train, validation, facts
+    loaded: LoadedModel
+    train: Dataset
+    validation: Dataset | None
+    facts: dict[str, Any]
+    """What the manifest says of them."""
 
 
 def prepare(recipe: Recipe, console: Console, checkpoint: Path | None = None) -> Prepared:
@@ -140,7 +150,7 @@ def _announce(recipe: Recipe, loaded: Any, console: Console) -> None:
     total = sum(parameter.numel() for parameter in loaded.model.parameters())
     trained = sum(parameter.numel() for parameter in loaded.model.parameters() if parameter.requires_grad)
     name = base.location if base and base.requested != "starter" and not base.fallback_reason else "starter"
-    share = "" if trained == total else f", {trained:,} of them trained ({recipe.adapter.type})"  # pyright: ignore
+    share = f", {trained:,} of them trained ({recipe.adapter.type})" if recipe.adapter else ""
     console.print(f"model: {name if base else 'from scratch'}, {total:,} parameters{share}", highlight=False)
 
 
@@ -232,7 +242,8 @@ def _train(recipe: Recipe, prepared: Prepared, run: Run, checkpoint: Path | None
     with folder_written_atomically(run.model) as folder:
         save_model(trainer.model, prepared.loaded.tokenizer, folder)
     console.print(
-        f"Trained on {facts['tokens_seen']:,} tokens in {duration(seconds)}. The model is in [bold]{run.model}[/bold]."
+        f"Trained on {facts['tokens_seen']:,} tokens in {duration(seconds)}. The model is in [bold]{run.model}[/bold].",
+        highlight=False,
     )
     return "finished"
 

@@ -63,10 +63,13 @@ class ProgressDisplay(TrainerCallback):
         if "eval_loss" in logs:
             self.console.print(
                 f"step {state.global_step:,} of {state.max_steps:,}: validation loss {logs['eval_loss']:.4f}, "
-                f"perplexity {logs['eval_perplexity']:.4g}"
+                f"perplexity {logs['eval_perplexity']:.4g}",
+                highlight=False,
             )
         elif "loss" in logs and not self.progress:
-            self.console.print(f"step {state.global_step:,} of {state.max_steps:,}: {self._facts(state)}")
+            self.console.print(
+                f"step {state.global_step:,} of {state.max_steps:,}: {self._facts(state)}", highlight=False
+            )
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
