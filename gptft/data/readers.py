@@ -11,8 +11,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
-TEXT_SUFFIXES = (".txt", ".md", ".rst")
-
+from gptft.recipe.sources import TEXT_SUFFIXES, data_suffix
 
 ByteFile = gzip.GzipFile | BufferedReader
 
@@ -23,11 +22,6 @@ class Bad(str):
 
 Rows = Iterator[tuple[int, "dict[str, Any] | Bad"]]
 """The 1-based line that a row starts in (in Parquet and JSON lists: its number), and the row."""
-
-
-def data_suffix(path: str | Path) -> str:
-    """Give the ending that tells the format, lower case, `.gz` aside."""
-    return Path(Path(path).name.lower().removesuffix(".gz")).suffix
 
 
 def read_file(path: Path) -> Rows:

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from gptft.data.cleaning import EMPTY, clean_row, content_digest
 from gptft.data.columns import RowError, detect_layout, read_row
-from gptft.data.readers import TEXT_SUFFIXES, Bad, Rows, data_suffix, read_file
+from gptft.data.readers import Bad, Rows, read_file
 from gptft.errors import GptftError, UserError
 from gptft.recipe.schema import CleaningSection, Recipe, Source, Task
-from gptft.recipe.sources import SourceError, find_files
+from gptft.recipe.sources import TEXT_SUFFIXES, SourceError, data_suffix, find_files
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -102,7 +102,7 @@ def _from_hub(source: Source, key: str) -> Shard:
     split, unreachable, was_offline = source.split or key, "", datasets.config.HF_HUB_OFFLINE
     neither = f"data.{key}: {source.path} is no file or folder beside the recipe, and"
     try:
-        HfApi().dataset_info(source.path, timeout=HUB_SECONDS)
+        HfApi().dataset_info(source.path, revision=source.revision, timeout=HUB_SECONDS)
     except (RepositoryNotFoundError, HFValidationError) as error:
         reason = str(error).partition("\n")[0]
         raise UserError(f"{neither} the Hub shows you no data set of that name: {reason}") from error
@@ -111,7 +111,9 @@ def _from_hub(source: Source, key: str) -> Shard:
     try:
         # Else `datasets` asks an absent Hub for half a minute before it looks into its cache.
         datasets.config.HF_HUB_OFFLINE = was_offline or bool(unreachable)
-        dataset = datasets.load_dataset(f"hf://datasets/{source.path}", source.name, split=split)
+        dataset = datasets.load_dataset(
+            f"hf://datasets/{source.path}", source.name, split=split, revision=source.revision
+        )
     except ValueError as error:  # such as a split or configuration that it does not have
         raise UserError(f"data.{key}: {source.path} on the Hub: {error}") from error
     except Exception as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from contextlib import suppress
@@ -44,21 +43,6 @@ def list_recipes() -> list[ShippedRecipe]:
     return recipes
 
 
-def find_recipe(name: str) -> ShippedRecipe:
-    """The shipped recipe called `name`.
-
-    Raises:
-        UserError: when there is none.
-    """
-    recipes = {recipe.name: recipe for recipe in list_recipes()}
-    name = name.removesuffix(".yaml")
-    if name not in recipes:
-        near = get_close_matches(name, recipes, 1)
-        hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(recipes) or 'none'}"
-        raise UserError(f"no recipe called {name} ships with gptft; {hint}")
-    return recipes[name]
-
-
 def copy_recipe(name: str, destination: Path) -> Path:
     """Copy a shipped recipe, the data that it names beside it and the JSON schema into the folder `destination`.
 
@@ -69,26 +53,28 @@ def copy_recipe(name: str, destination: Path) -> Path:
         UserError: when there is no such recipe, or a file of it is already there with other content.
         GptftError: when the disk refuses; nothing is then half copied.
     """
-    recipe = find_recipe(name)
-    folder, own = recipe.path.parent, Path(recipe.path.name)
-    shared = [path for path in (*_data_beside(recipe.path), Path(SCHEMA_FILE)) if (folder / path).is_file()]
-    # What several recipes share (the schema, a data set) may be there already.
-    wanted = [*(path for path in shared if not _same(folder / path, destination / path)), own]
-    taken = [str(destination / path) for path in wanted if (destination / path).exists()]
-    if taken:
-        names = ", ".join(taken)
-        raise UserError(f"{names} exists already and is not overwritten: move it away, or copy to another folder")
+    recipes = {recipe.name: recipe.path for recipe in list_recipes()}
+    recipe = recipes.get(name.removesuffix(".yaml"))
+    if recipe is None:
+        near = get_close_matches(name, recipes, 1)
+        hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(recipes) or 'none'}"
+        raise UserError(f"no recipe called {name} ships with gptft; {hint}")
+    folder = recipe.parent
+    shared = [path for path in (*_data_beside(recipe), folder / SCHEMA_FILE) if path.is_file()]
+    # What several recipes share (the schema, a data set) may be there already. The recipe comes last.
+    targets = {path: destination / path.relative_to(folder) for path in (*shared, recipe)}
+    wanted = {path: target for path, target in targets.items() if path == recipe or not _same(path, target)}
+    if taken := ", ".join(str(target) for target in wanted.values() if target.exists()):
+        raise UserError(f"{taken} exists already and is not overwritten: move it away, or copy to another folder")
     with disk_errors(destination):
         destination.mkdir(parents=True, exist_ok=True)
-        # All is on the disk before the first file takes its place; the recipe comes last.
+        # All is on the disk before the first file takes its place.
         with tempfile.TemporaryDirectory(dir=destination, prefix=".copy.") as staging:
-            for path in wanted:
-                (Path(staging) / path).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(folder / path, Path(staging) / path)
-            for path in wanted:
-                (destination / path).parent.mkdir(parents=True, exist_ok=True)
-                os.replace(Path(staging) / path, destination / path)
-    return destination / own
+            staged = [Path(shutil.copyfile(path, Path(staging) / str(n))) for n, path in enumerate(wanted)]
+            for copy, target in zip(staged, wanted.values(), strict=True):
+                target.parent.mkdir(parents=True, exist_ok=True)
+                copy.replace(target)
+    return targets[recipe]
 
 
 def _same(source: Path, target: Path) -> bool:
@@ -96,10 +82,9 @@ def _same(source: Path, target: Path) -> bool:
 
 
 def _data_beside(recipe: Path) -> list[Path]:
-    """The files that a recipe's sources stand for, relative to its folder; none for what lies elsewhere."""
-    value = Document(recipe.read_text(encoding="utf-8")).value
+    """The files below a recipe's folder that its sources stand for; none for what lies elsewhere."""
     files: list[Path] = []
-    for _, text in data_sources(value.get("data")):
+    for _, text in data_sources(Document(recipe.read_text(encoding="utf-8")).value.get("data")):
         with suppress(SourceError):
             files += find_files(text, recipe.parent) or []
-    return [file.relative_to(recipe.parent) for file in dict.fromkeys(files) if file.is_relative_to(recipe.parent)]
+    return [file for file in dict.fromkeys(files) if file.is_relative_to(recipe.parent)]

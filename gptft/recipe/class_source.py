@@ -8,67 +8,50 @@ import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
-
-from gptft.errors import GptftError
+from typing import Any, Literal, Union, get_args, get_origin
 
 
 @dataclass(frozen=True)
 class FieldSpec:
-    """One field of a class: its annotation (None: anything goes), default if plain, help text, choices."""
+    """One field of a class: the type of its values in YAML (Any: not a plain one), default if plain, help text."""
 
-    annotation: ast.expr | None
+    type: Any
     default: Any = None
     description: str = ""
-    choices: tuple[str, ...] = ()
 
 
 @cache
 def package_folder(package: str) -> Path:
-    """Where a package is installed.
-
-    Raises:
-        GptftError: when it is not.
-    """
+    """Where a package that gptft depends on is installed."""
     specification = importlib.util.find_spec(package)
-    if specification is None or not specification.origin:
-        raise GptftError(f"the package {package} is not installed: `pip install gptft` brings it")
+    assert specification and specification.origin
     return Path(specification.origin).parent
 
 
 @cache
-def definitions(file: Path) -> dict[str, str | Path]:
-    """The text of each class that a module defines, and the file of each name that it imports from its own package."""
-    found: dict[str, str | Path] = {}
-    text = file.read_text(encoding="utf-8")
-    top = next(folder for folder in file.parents if not (folder.parent / "__init__.py").exists())
-    imports = "\n".join(re.findall(r"^from [.\w]+ import (?:\([^)]*\)|.*)$", text, re.MULTILINE))
-    for statement in ast.parse(imports).body:
-        if isinstance(statement, ast.ImportFrom):
-            parts = (statement.module or "").split(".")
-            base = file.parents[statement.level - 1] if statement.level else top.parent
-            if statement.level or parts[0] == top.name:
-                target = base.joinpath(*filter(None, parts))
-                module = target / "__init__.py" if target.is_dir() else target.with_suffix(".py")
-                found.update({alias.asname or alias.name: module for alias in statement.names})
-    for match in re.finditer(r"^class (\w+).*?(?=^[^\s)]|\Z)", text, re.MULTILINE | re.DOTALL):
-        found[match[1]] = match[0]
-    return found
+def find_class(file: Path, name: str) -> tuple[Path, ast.ClassDef] | None:
+    """A class by name, in `file` or where that imports it from in its own package: its file and its definition."""
+    for statement in _statements(file) if file.exists() else []:
+        if isinstance(statement, ast.ClassDef) and statement.name == name:
+            return file, statement
+        if isinstance(statement, ast.ImportFrom) and any(alias.name == name for alias in statement.names):
+            module = (statement.module or "").replace(".", "/")
+            if statement.level:
+                target = file.parents[statement.level - 1] / module
+            else:
+                package = module.partition("/")[0]
+                target = next((folder.parent / module for folder in file.parents if folder.name == package), Path())
+            return find_class(target / "__init__.py" if target.is_dir() else target.with_suffix(".py"), name)
+    return None
 
 
 @cache
-def find_class(file: Path, name: str, hops: int = 4) -> tuple[Path, ast.ClassDef] | None:
-    """A class by name, in `file` or where that imports it from: its file, and its definition up to the methods."""
-    found = definitions(file).get(name) if file.exists() else None
-    if isinstance(found, Path):
-        return find_class(found, name, hops - 1) if hops else None
-    # Fields come before methods: the rest of a class of 3,000 lines need not be parsed.
-    statement = ast.parse(re.split(r"\n    (?:def |@)", found)[0]).body[0] if found else None
-    return (file, statement) if isinstance(statement, ast.ClassDef) else None
+def _statements(file: Path) -> list[ast.stmt]:
+    return ast.parse(file.read_text(encoding="utf-8")).body
 
 
 @cache
-def dataclass_fields(file: Path, name: str) -> dict[str, FieldSpec]:
+def annotated_fields(file: Path, name: str) -> dict[str, FieldSpec]:
     """The annotated fields of a class and of its bases."""
     located = find_class(file, name)
     if located is None:
@@ -77,33 +60,55 @@ def dataclass_fields(file: Path, name: str) -> dict[str, FieldSpec]:
     fields: dict[str, FieldSpec] = {}
     for base in definition.bases:
         if isinstance(base, ast.Name):
-            fields.update(dataclass_fields(file, base.id))
-    help_texts = documented(ast.get_docstring(definition) or "")
+            fields.update(annotated_fields(file, base.id))
+    help_texts = documented(definition)
     for statement in definition.body:
-        if not isinstance(statement, ast.AnnAssign) or not isinstance(statement.target, ast.Name):
+        if not isinstance(statement, ast.AnnAssign) or "ClassVar" in ast.dump(statement.annotation):
             continue
-        key = statement.target.id
-        if key.startswith("_") or "ClassVar" in ast.dump(statement.annotation):
-            continue
-        default: Any = statement.value
-        metadata: dict[str, Any] = {}
+        key = ast.unparse(statement.target)
+        default, kind = statement.value, to_type(statement.annotation, file)
+        description = help_texts.get(key, ("", ""))[1]
         if isinstance(default, ast.Call):
             arguments = {keyword.arg: keyword.value for keyword in default.keywords}
             if plain(arguments.get("init")) is False:
                 continue
-            default = arguments.get("default")
-            dictionary = arguments.get("metadata")
-            if isinstance(dictionary, ast.Dict):
-                metadata = {plain(k): plain(v) for k, v in zip(dictionary.keys, dictionary.values, strict=True)}
-        description = metadata.get("help") or help_texts.get(key, ("", ""))[1]
-        choices = tuple(metadata.get("choices") or ())
-        fields[key] = FieldSpec(_resolved(statement.annotation, file), plain(default), description, choices)
-    for statement in definition.body:
-        if isinstance(statement, ast.Assign) and getattr(statement.targets[0], "id", "") == "attribute_map":
-            for alias, original in (plain(statement.value) or {}).items():
-                if original in fields:
-                    fields[alias] = FieldSpec(fields[original].annotation, None, f"Another name of `{original}`.")
+            default, metadata = arguments.get("default"), arguments.get("metadata")
+            if isinstance(metadata, ast.Dict):
+                texts = {plain(k): plain(v) for k, v in zip(metadata.keys, metadata.values, strict=True)}
+                description = texts.get("help") or description
+                if choices := texts.get("choices"):
+                    kind = Literal[(*choices, *([] if plain(default) else [None]))]  # type: ignore[valid-type]
+        if not key.startswith("_"):
+            fields[key] = FieldSpec(kind, plain(default), description)
     return fields
+
+
+@cache
+def popped_fields(file: Path, name: str) -> dict[str, FieldSpec]:
+    """The fields that a class takes from its constructor's `kwargs`, with types and help from its docstring."""
+    located = find_class(file, name)
+    if located is None:
+        return {}
+    file, definition = located
+    described = documented(definition)
+    fields: dict[str, FieldSpec] = {}
+    for key in re.findall(r"self\.([a-z]\w*) = kwargs\.pop\(", ast.unparse(definition)):
+        kind, description = described.get(key, ("Any", ""))
+        try:
+            fields[key] = FieldSpec(to_type(ast.parse(f"Optional[{kind}]", mode="eval").body, file), None, description)
+        except SyntaxError:
+            fields[key] = FieldSpec(Any, None, description)
+    return fields
+
+
+def documented(definition: ast.ClassDef) -> dict[str, tuple[str, str]]:
+    """Name -> (type, text) of each `name (`type`, ...):` entry of a class's docstring."""
+    entries: dict[str, tuple[str, str]] = {}
+    text = (ast.get_docstring(definition) or "") + "\n"
+    for match in re.finditer(r"^( *)(\w+) \((.+)\)+:[ ]*\n((?:\1 +.*\n|\n(?=\1 ))*)", text, re.MULTILINE):
+        kind = match[3].split(", *optional*")[0].split(", optional")[0].replace("`", "").replace(" or ", " | ")
+        entries[match[2]] = (kind, " ".join(match[4].split()))
+    return entries
 
 
 def plain(node: ast.expr | None) -> Any:
@@ -114,25 +119,47 @@ def plain(node: ast.expr | None) -> Any:
         return None
 
 
-def _resolved(annotation: ast.expr, file: Path) -> ast.expr:
-    """The annotation with names of string enumerations replaced by `Literal[...]`."""
-
-    class Replace(ast.NodeTransformer):
-        def visit_Name(self, node: ast.Name) -> ast.expr:
-            located = find_class(file, node.id) if node.id[:1].isupper() else None
-            bases = {getattr(base, "id", "") for base in located[1].bases} if located else set()
-            if not located or "ExplicitEnum" not in bases:
-                return node
-            values = [plain(item.value) for item in located[1].body if isinstance(item, ast.Assign)]
-            return ast.parse(f"Literal[{', '.join(repr(value) for value in values)}]", mode="eval").body
-
-    return Replace().visit(annotation)
+_TYPES = {"bool": bool, "str": str, "int": int, "float": float, "None": None, "dict": dict, "Dict": dict,
+          "list": list, "List": list, "Sequence": list}  # fmt: skip
 
 
-def documented(docstring: str) -> dict[str, tuple[str, str]]:
-    """Name -> (type, text) of each `name (`type`, ...):` entry of a docstring."""
-    entries: dict[str, tuple[str, str]] = {}
-    for match in re.finditer(r"^( *)(\w+) \((.+)\)+:[ ]*\n((?:\1 +.*\n|\n(?=\1 ))*)", docstring + "\n", re.MULTILINE):
-        kind = match[3].split(", *optional*")[0].split(", optional")[0].replace("`", "").replace(" or ", " | ")
-        entries[match[2]] = (kind, " ".join(match[4].split()))
-    return entries
+def to_type(node: ast.expr, file: Path) -> Any:
+    """The Python type that an annotation in `file` means for YAML values; Any where it is not a plain one."""
+    match node:
+        case ast.Constant(value=str(text)):
+            return to_type(ast.parse(text, mode="eval").body, file)
+        case ast.Constant(value=None):
+            return None
+        case ast.Name(id=name):
+            return _TYPES[name] if name in _TYPES else _enumeration(name, file)
+        case ast.BinOp(left=left, right=right):
+            return _union([to_type(left, file), to_type(right, file)])
+        case ast.Subscript(value=ast.Name(id=name), slice=inner):
+            parts = inner.elts if isinstance(inner, ast.Tuple) else [inner]
+            if name == "Literal":
+                values = tuple(plain(part) for part in parts)
+                # PEFT writes families of names as `name_[number of iterations]`: then any text is let through.
+                return str if any("[" in str(value) for value in values) else Literal[values]
+            if name in ("Optional", "Union"):
+                return _union([*(to_type(part, file) for part in parts), *([None] if name == "Optional" else [])])
+            kind = _TYPES.get(name, Any)
+            return list[to_type(parts[0], file)] if kind is list else kind
+    return Any
+
+
+def _enumeration(name: str, file: Path) -> Any:
+    """`Literal` of the values of an enumeration of strings; Any for another class."""
+    located = find_class(file, name)
+    if located is None or "ExplicitEnum" not in {getattr(base, "id", "") for base in located[1].bases}:
+        return Any
+    values = tuple(plain(item.value) for item in located[1].body if isinstance(item, ast.Assign))
+    return Literal[values]
+
+
+def _union(parts: list[Any]) -> Any:
+    # Flat, because `typing` remembers a union in a union by its members alone and may give them in another order.
+    flat = [inner for part in parts for inner in (get_args(part) if get_origin(part) is Union else (part,))]
+    # A number may be whole; and text that is not among the choices is a slip.
+    dropped = {int} if float in flat else set()
+    dropped |= {str} if any(get_origin(part) is Literal for part in flat) else set()
+    return Any if Any in flat else Union[tuple(part for part in flat if part not in dropped)]  # noqa: UP007

@@ -1,10 +1,11 @@
-"""What is wrong with a value, in words: what was found, what was expected, what to write instead."""
+"""What is wrong with a value or a key, in words: what was found, what was expected, what to write instead."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
 from difflib import get_close_matches
+from functools import cache
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -13,28 +14,26 @@ from gptft.recipe import fields, schema
 from gptft.recipe.lines import KeyPath
 from gptft.recipe.reading import Reading, dotted
 
+_SECTIONS: dict[str, type[BaseModel]] = {
+    "": schema.Recipe,
+    "model": schema.ModelSection,
+    "adapter": schema.AdapterSection,
+    "data": schema.DataSection,
+    "data.cleaning": schema.CleaningSection,
+    "evaluation": schema.EvaluationSection,
+}
+_SOURCES = ("data.train", "data.validation", "data.test")
 _EXPECTED = {
     "bool_type": "true or false",
     "int_type": "a whole number",
-    "int_from_float": "a whole number",
     "float_type": "a number",
-    "finite_number": "a finite number",
     "string_type": "text",
     "list_type": "a list",
     "dict_type": "keys and values below it",
     "model_type": "keys and values below it",
-    "model_attributes_type": "keys and values below it",
     "none_required": "null",
-    "greater_than": "more than {gt}",
-    "greater_than_equal": "at least {ge}",
-    "less_than": "less than {lt}",
-    "less_than_equal": "at most {le}",
-    "literal_error": "{expected}",
-    "too_short": "at least {min_length} of them",
-    "string_too_long": "at most {max_length} characters",
-    "string_pattern_mismatch": "letters, digits, `.`, `_` and `-`, first a letter or digit",
-    "invalid_key": "keys that are words",
 }
+"""Words for pydantic's kinds of error where its own are a programmer's."""
 
 
 def found(value: Any) -> str:
@@ -48,44 +47,6 @@ def found(value: Any) -> str:
     return "a list" if isinstance(value, list) else "keys and values" if isinstance(value, dict) else repr(value)
 
 
-def report_errors(reading: Reading, error: ValidationError, prefix: KeyPath, keys: list[str]) -> None:
-    """Report what pydantic found wrong below `prefix`; `keys` are those that stand directly there."""
-    groups: dict[KeyPath, list[Any]] = defaultdict(list)
-    for detail in error.errors(include_url=False):
-        last_is_key = detail["type"] in ("missing", "extra_forbidden")
-        groups[_locate(reading, prefix, detail["loc"], last_is_key)].append(detail)
-    for path, details in groups.items():
-        # Of the branches of a union, the one that got furthest says most.
-        if any(other != path and other[: len(path)] == path and len(path) > len(prefix) for other in groups):
-            continue
-        kinds = {detail["type"] for detail in details}
-        if "extra_forbidden" in kinds:
-            report_unknown(reading, path, keys if path[:-1] == prefix else _keys_below(path[:-1]))
-        elif kinds == {"missing"}:
-            description = _description(path)
-            reading.report(path, "is missing" + (f": {description}" if description else ""))
-        else:
-            reading.report(path, _mismatch(details))
-
-
-def _mismatch(details: list[dict[str, Any]]) -> str:
-    expected: list[str] = []
-    for detail in details:
-        words = _EXPECTED.get(detail["type"])
-        expected.append(words.format(**detail.get("ctx", {})).removesuffix(".0") if words else str(detail["msg"]))
-    value = details[0]["input"]
-    if len(" or ".join(expected)) > 300:
-        expected = ["one of the names that `gptft recipes schema` lists"]
-    message = f"found {found(value)}, expected {' or '.join(dict.fromkeys(expected))}"
-    literal = next((detail["ctx"]["expected"] for detail in details if detail["type"] == "literal_error"), "")
-    near = nearest(str(value), [option.strip(" '") for option in literal.replace(" or ", ",").split(",")])
-    if near and isinstance(value, str):
-        message += f"; did you mean {' or '.join(repr(name) for name in near)}?"
-    if "text" in expected and isinstance(value, (int, float)):
-        message += f" (write it in quotes: '{found(value)}')"
-    return message
-
-
 def nearest(word: str, names: Iterable[str], cutoff: float = 0.6) -> list[str]:
     """The name that is spelt almost like `word`, else those that have it as a part (batch_size, epochs)."""
     names = list(names)
@@ -94,72 +55,84 @@ def nearest(word: str, names: Iterable[str], cutoff: float = 0.6) -> list[str]:
     return close or parts[:2] or get_close_matches(word, names, 1, cutoff)
 
 
-def _locate(reading: Reading, prefix: KeyPath, location: tuple[Any, ...], last_is_key: bool) -> KeyPath:
+def report_errors(reading: Reading, error: ValidationError, prefix: KeyPath = ()) -> None:
+    """Report what pydantic found wrong below `prefix`."""
+    groups: dict[KeyPath, list[Any]] = defaultdict(list)
+    for detail in error.errors(include_url=False):
+        groups[_locate(reading, prefix, detail)].append(detail)
+    # A misspelt key is one mistake, although the right one is then missing.
+    unknown = [path for path, details in groups.items() if details[0]["type"] == "extra_forbidden"]
+    misspelt = {(*path[:-1], near) for path in unknown for near in nearest(str(path[-1]), keys_of(path[:-1]))}
+    for path, details in groups.items():
+        # Of the branches of a union, the one that got furthest says most.
+        if any(other != path and other[: len(path)] == path and len(path) > len(prefix) for other in groups):
+            continue
+        kinds = {detail["type"] for detail in details}
+        if "extra_forbidden" in kinds:
+            report_unknown(reading, path)
+        elif kinds != {"missing"}:
+            reading.report(path, _mismatch(details))
+        elif path not in misspelt:
+            reading.report(path, f"is missing: {keys_of(path[:-1]).get(path[-1], '')}")
+
+
+def _locate(reading: Reading, prefix: KeyPath, detail: Any) -> KeyPath:
     """The key that an error is about: pydantic's location without the names of union branches."""
-    if prefix == () and location[:2] in (("data", "validation"), ("data", "test")):
-        location = location[:2] + location[3:]
-    path, value = list(prefix), reading.get(*prefix)
-    for index, part in enumerate(location):
-        if isinstance(value, dict) and (part in value or (last_is_key and index == len(location) - 1)):
-            path.append(part)
-            value = value.get(part)
-        elif isinstance(value, list) and isinstance(part, int) and part < len(value):
-            path.append(part)
-            value = value[part]
-    return tuple(path)
+    path, location = prefix, detail["loc"]
+    for part in location:
+        value = reading.get(*path)
+        if (isinstance(value, dict) and part in value) or (isinstance(value, list) and isinstance(part, int)):
+            path = (*path, part)
+    return (*path, location[-1]) if detail["type"] == "missing" else path
 
 
-def _section(path: KeyPath) -> type[BaseModel] | None:
-    """The model of schema.py that describes the section `path`."""
-    names = [part for part in path if isinstance(part, str)]
-    if names[:1] == ["data"] and names[1:] in (["train"], ["validation"], ["test"]):
-        return schema.Source
-    sections = {"": schema.Recipe, "model": schema.ModelSection, "adapter": schema.AdapterSection,
-                "data": schema.DataSection, "data.cleaning": schema.CleaningSection,
-                "evaluation": schema.EvaluationSection}  # fmt: skip
-    return sections.get(".".join(names))
+def _mismatch(details: list[Any]) -> str:
+    value = details[0]["input"]
+    expected = [_EXPECTED.get(detail["type"], detail["msg"].removeprefix("Input should be ")) for detail in details]
+    choices = " or ".join(dict.fromkeys(map(str, expected)))
+    if " should " in choices:
+        return f"found {found(value)}: {choices}"
+    message = f"found {found(value)}, expected {choices if len(choices) <= 300 else 'another name'}"
+    if "text" in expected and isinstance(value, (int, float)):
+        message += f" (write it in quotes: '{found(value)}')"
+    names = choices.replace(" or ", ",").replace(" ", "").replace("'", "").split(",")
+    if isinstance(value, str) and "'" in choices and (near := nearest(value, names)):
+        message += f"; did you mean {' or '.join(map(repr, near))}?"
+    return message
 
 
-def _keys_below(path: KeyPath) -> list[str]:
-    section = _section(path)
-    return list(section.model_fields) if section else []
+@cache
+def keys_of(path: KeyPath, adapter: str = "lora") -> dict[str, str]:
+    """The keys that the section at `path` may have, with what each means."""
+    section = dotted(tuple(part for part in path if isinstance(part, str)))
+    model = schema.Source if section in _SOURCES else _SECTIONS.get(section)
+    own = model.model_fields if model else {}
+    keys = {name: " ".join((field.description or "").split()) for name, field in own.items()}
+    if section in fields.MANAGED:
+        keys |= {name: spec.description for name, spec in fields.fields_of(section, adapter).items()}
+    return keys
 
 
-def _description(path: KeyPath) -> str:
-    section = _section(path[:-1])
-    field = section.model_fields.get(str(path[-1])) if section else None
-    return " ".join((field.description or "").split()) if field else ""
-
-
-def report_unknown(reading: Reading, path: KeyPath, keys: list[str]) -> None:
+def report_unknown(reading: Reading, path: KeyPath) -> None:
     """Report a key that does not exist where it stands, with where it does or the nearest that does."""
     key, here = str(path[-1]), dotted(path[:-1])
-    for section, reasons in sorted(fields.MANAGED.items(), key=lambda item: item[0] != here):
-        if key in reasons and (section == here or key not in keys):
-            own = section == here or not any(key in names for names in _all_keys().values())
-            if own:
-                return reading.report(path, f"cannot be set in a recipe: {reasons[key]}")
-    if key in fields.REMOVED:
-        return reading.report(path, f"is no argument of transformers 5 any more: {fields.REMOVED[key]}")
-    everywhere = _all_keys()
-    homes = [section for section, names in everywhere.items() if key in names and section != here]
-    near_here = get_close_matches(key, keys, 1, 0.85) if homes else nearest(key, keys)
-    hints = [f"did you mean {' or '.join(f'`{name}`' for name in near_here)}?"] if near_here else []
-    if homes:
-        places = " or ".join(f"in `{section}:`" if section else "at the top of the recipe" for section in homes)
-        hints.append(f"`{key}` belongs {places}")
-    elif not near_here:
-        names = {f"{section}.{name}".lstrip("."): name for section, found in everywhere.items() for name in found}
-        near = nearest(key, sorted(set(names.values())), 0.8)
-        hints += [f"did you mean `{full}`?" for full, name in names.items() if near and name == near[0]][:1]
+    adapter = reading.get("adapter", "type")
+    keys = keys_of(path[:-1], adapter if adapter in fields.adapter_types() else "lora")
+    everywhere = {name: keys_of(tuple(filter(None, name.split(".")))) for name in (*_SECTIONS, *fields.MANAGED)}
+    homes = [f"in `{name}:`" if name else "at the top" for name, names in everywhere.items() if key in names]
+    managed = {name: reason for reasons in fields.MANAGED.values() for name, reason in reasons.items()}
+    managed |= fields.MANAGED.get(here, {})
+    if key in fields.MANAGED.get(here, {}) or (key in managed and not homes):
+        message = f"cannot be set in a recipe: {managed[key]}"
+    elif key in fields.REMOVED:
+        message = f"is no argument of transformers 5 any more: {fields.REMOVED[key]}"
+    elif homes:
+        message = f"unknown key; `{key}` belongs {' or '.join(homes)}"
+    elif near := nearest(key, keys):
+        message = f"unknown key; did you mean {' or '.join(f'`{name}`' for name in near)}?"
+    elif near := [f"{name}.{full}" for name in fields.MANAGED for full in nearest(key, everywhere[name], 0.8)]:
+        message = f"unknown key; did you mean `{near[0]}`?"
+    else:
         expected = ", ".join(keys) if len(keys) <= 12 else "one of the keys that `gptft recipes schema` lists"
-        hints = hints or [f"expected {expected}"]
-    reading.report(path, "unknown key; " + "; ".join(hints))
-
-
-def _all_keys() -> dict[str, list[str]]:
-    plain = {name: _keys_below(tuple(name.split(".")) if name else ()) for name in
-             ("", "model", "adapter", "data", "data.cleaning", "evaluation")}  # fmt: skip
-    kinds = {"training": "", "evaluation.generation": "", "model.config": "", "adapter": "lora"}
-    foreign = {section: list(fields.fields_of(section, kind) or {}) for section, kind in kinds.items()}
-    return {**plain, **foreign, "adapter": ["type", *foreign["adapter"]]}
+        message = f"unknown key; expected {expected}"
+    reading.report(path, message)

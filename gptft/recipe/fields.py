@@ -1,29 +1,19 @@
-"""The keys of Hugging Face's classes, read from their source text: importing the classes would cost seconds.
+"""The keys of Hugging Face's classes: which a recipe may set, with which types and ranges.
 
-A section that carries such fields (`training`, `generation`, `model.config`, `adapter`) is checked by a pydantic model
-made from the class's annotations. What a class accepts but gptft decides itself is in `MANAGED`, with the reason.
+A section that carries such fields (`training`, `evaluation.generation`, `model.config`, `adapter`) is checked by a
+pydantic model made from the class's annotations. What a class accepts but gptft decides itself is in `MANAGED`.
 """
 
 from __future__ import annotations
 
-import ast
 import re
-import typing
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from gptft.recipe.class_source import (
-    FieldSpec,
-    dataclass_fields,
-    definitions,
-    documented,
-    find_class,
-    package_folder,
-    plain,
-)
+from gptft.recipe.class_source import FieldSpec, annotated_fields, package_folder, popped_fields
 
 _NO_PUBLISHING = "a training publishes nothing; publish the run's model folder when you have seen its scores"
 _PRECISION = "set `model.dtype` instead"
@@ -100,15 +90,10 @@ REMOVED: dict[str, str] = {
 
 _RANGES: dict[str, dict[str, Any]] = {
     **_each("per_device_train_batch_size per_device_eval_batch_size gradient_accumulation_steps save_total_limit "
-            "max_new_tokens num_beams r n_layer n_head n_embd n_positions n_inner eval_accumulation_steps", {"ge": 1}),
-    **_each("learning_rate num_train_epochs adam_epsilon temperature repetition_penalty lora_alpha layer_norm_epsilon "
-            "logging_steps eval_steps save_steps", {"gt": 0}),
-    **_each("weight_decay warmup_steps max_grad_norm seed data_seed dataloader_num_workers top_k min_new_tokens "
-            "initializer_range eval_delay", {"ge": 0}),
-    **_each("label_smoothing_factor lora_dropout resid_pdrop embd_pdrop attn_pdrop summary_first_dropout min_p",
-            {"ge": 0, "le": 1}),
-    **_each("adam_beta1 adam_beta2", {"ge": 0, "lt": 1}),
-    "top_p": {"gt": 0, "le": 1},
+            "max_new_tokens num_beams r n_layer n_head n_embd n_positions n_inner", {"ge": 1}),
+    **_each("learning_rate num_train_epochs temperature lora_alpha logging_steps eval_steps save_steps", {"gt": 0}),
+    **_each("weight_decay warmup_steps max_grad_norm seed data_seed dataloader_num_workers top_k", {"ge": 0}),
+    **_each("label_smoothing_factor lora_dropout resid_pdrop embd_pdrop attn_pdrop top_p min_p", {"ge": 0, "le": 1}),
 }
 # fmt: on
 
@@ -126,100 +111,34 @@ def adapter_types() -> dict[str, tuple[Path, str]]:
 
 
 @cache
-def _generation_fields() -> dict[str, FieldSpec]:
-    file = package_folder("transformers") / "generation" / "configuration_utils.py"
-    located, text = find_class(file, "GenerationConfig"), str(definitions(file).get("GenerationConfig", ""))
-    described = documented(ast.get_docstring(located[1]) or "") if located else {}
-    constructor = text.partition("    def __init__")[2].partition("\n    def ")[0]
-    fields: dict[str, FieldSpec] = {}
-    for key in re.findall(r"self\.([a-z]\w*) = kwargs\.pop\(", constructor):
-        kind, description = described.get(key, ("Any", ""))
-        try:
-            annotation = ast.parse(f"Optional[{kind}]", mode="eval").body
-        except SyntaxError:
-            annotation = None
-        fields[key] = FieldSpec(annotation, None, description)
-    return fields
-
-
-def fields_of(section: str, kind: str = "") -> dict[str, FieldSpec] | None:
+def fields_of(section: str, adapter: str = "lora") -> dict[str, FieldSpec]:
     """The fields that a section may set, by name, without those that gptft decides itself.
 
     Args:
-        section: `training`, `evaluation.generation`, `model.config` or `adapter`.
-        kind: the adapter's type, or the model type of a configuration (as in a config.json; default gpt2).
-
-    Returns:
-        None when the kind is unknown.
+        section: one of the keys of `MANAGED`.
+        adapter: the adapter's type, one of `adapter_types`.
     """
-    fields: dict[str, FieldSpec] = {}
+    transformers = package_folder("transformers")
     if section == "training":
-        fields = dataclass_fields(package_folder("transformers") / "training_args.py", "TrainingArguments")
+        fields = annotated_fields(transformers / "training_args.py", "TrainingArguments")
     elif section == "evaluation.generation":
-        fields = _generation_fields()
-    elif section == "adapter":
-        fields = dataclass_fields(*adapter_types()[kind]) if kind in adapter_types() else {}
-    elif re.fullmatch(r"\w*", kind):
-        kind = kind or "gpt2"
-        file = package_folder("transformers") / "models" / kind / f"configuration_{kind}.py"
-        for name, text in definitions(file).items() if file.exists() else ():
-            if re.search(rf"^    model_type = \"{kind}\"", str(text), re.MULTILINE):
-                fields = dataclass_fields(file, name)
-    return {name: spec for name, spec in fields.items() if name not in MANAGED[section]} or None
-
-
-_TYPES: dict[str, Any] = {"bool": bool, "str": str, "dict": dict, "Dict": dict, "Any": Any, "list": list, "List": list,
-                          "Sequence": list, "int": int, "float": float}  # fmt: skip
-
-
-def _to_type(node: ast.expr | None, limits: dict[str, Any]) -> Any:
-    """The Python type that an annotation means for YAML values; Any where it is not a plain one."""
-    if isinstance(node, ast.Constant):
-        if isinstance(node.value, str):
-            return _to_type(ast.parse(node.value, mode="eval").body, limits)
-        return None if node.value is None else Any
-    if isinstance(node, ast.Name):
-        kind = _TYPES.get(node.id, Any)
-        if kind is float:
-            return typing.Annotated[float, Field(allow_inf_nan=False, **limits)]
-        return typing.Annotated[int, Field(**limits)] if kind is int else kind
-    if isinstance(node, ast.BinOp):
-        return _union([_to_type(part, limits) for part in (node.left, node.right)])
-    if isinstance(node, ast.Subscript):
-        name = getattr(node.value, "id", "")
-        parts = list(node.slice.elts) if isinstance(node.slice, ast.Tuple) else [node.slice]
-        if name == "Literal":
-            values = tuple(plain(part) for part in parts)
-            # PEFT writes families of names as `name_[number of iterations]`: then any text is let through.
-            return str if any("[" in str(value) for value in values) else Literal[values]  # type: ignore[valid-type]
-        if name in ("Optional", "Union"):
-            return _union([_to_type(part, limits) for part in parts] + ([None] if name == "Optional" else []))
-        if _TYPES.get(name) is list:
-            return list[_to_type(parts[0], limits)]
-        return _TYPES.get(name, Any)
-    return Any
-
-
-def _union(parts: list[Any]) -> Any:
-    if Any in parts:
-        return Any
-    if any(typing.get_origin(part) is Literal for part in parts):
-        parts = [part for part in parts if part is not str]
-    return typing.Union[tuple(parts)]  # noqa: UP007 (built at run time)
+        fields = popped_fields(transformers / "generation" / "configuration_utils.py", "GenerationConfig")
+    elif section == "model.config":
+        fields = annotated_fields(transformers / "models" / "gpt2" / "configuration_gpt2.py", "GPT2Config")
+    else:
+        fields = annotated_fields(*adapter_types()[adapter])
+    return {name: spec for name, spec in fields.items() if name not in MANAGED[section]}
 
 
 @cache
-def model_of(section: str, kind: str = "") -> type[BaseModel] | None:
-    """A pydantic model that accepts what the section's class accepts; None when the kind is unknown."""
-    fields = fields_of(section, kind)
-    if fields is None:
-        return None
+def model_of(section: str, adapter: str = "lora") -> type[BaseModel]:
+    """A pydantic model that accepts what the section's class accepts, less `MANAGED`; arguments as `fields_of`."""
     definitions: dict[str, Any] = {}
-    for name, spec in fields.items():
-        annotation = _to_type(spec.annotation, _RANGES.get(name, {}))
-        if spec.choices:
-            annotation = Literal[(*spec.choices, *([] if spec.default else [None]))]  # type: ignore[valid-type]
-        information = Field(default=spec.default, alias=name, description=spec.description or None)
-        definitions[f"field_{name}"] = (annotation, information)
-    configuration = ConfigDict(strict=True, extra="forbid")
+    for name, spec in fields_of(section, adapter).items():
+        is_number = {*get_args(spec.type), spec.type} & {int, float} and str not in get_args(spec.type)
+        limits = _RANGES.get(name, {}) if is_number else {}
+        # Under another name than the alias, because a field may be called like a method of the model.
+        information = Field(default=spec.default, alias=name, description=spec.description or None, **limits)
+        definitions[f"field_{name}"] = (spec.type, information)
+    configuration = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
     return create_model(section.replace(".", "_"), __config__=configuration, **definitions)

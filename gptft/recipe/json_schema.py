@@ -12,33 +12,30 @@ from gptft.recipe.schema import Recipe
 def json_schema() -> dict[str, Any]:
     """The JSON schema of a recipe file, as plain values, all keys with types and descriptions."""
     schema = Recipe.model_json_schema()
-    definitions = schema["$defs"]
-    places = {
-        "training": (schema["properties"], "training", ""),
-        "evaluation.generation": (definitions["EvaluationSection"]["properties"], "generation", ""),
-        "model.config": (definitions["ModelSection"]["properties"], "config", ""),
-    }
-    for section, (properties, key, kind) in places.items():
-        properties[key] = {**_fields(section, kind), "description": properties[key]["description"]}
-    adapter = definitions["AdapterSection"]
-    # The other adapters have fields of their own: the recipe is checked against them when it is read.
-    adapter["properties"].update(_fields("adapter", "lora")["properties"])
-    adapter["properties"]["type"]["enum"] = sorted(adapter_types())
-    # Bases other than GPT-2 have configurations of their own.
-    definitions["ModelSection"]["properties"]["config"]["additionalProperties"] = True
+    sections = {name: part["properties"] for name, part in schema["$defs"].items()}
+    places = [
+        ("training", schema["properties"]["training"]),
+        ("evaluation.generation", sections["EvaluationSection"]["generation"]),
+        ("model.config", sections["ModelSection"]["config"]),
+    ]
+    for section, place in places:
+        place |= {"properties": _properties(section), "additionalProperties": False}
+        place.pop("title", None)
+    # Bases other than GPT-2 and adapters other than LoRA have fields of their own, checked when a recipe is read.
+    sections["ModelSection"]["config"]["additionalProperties"] = True
+    sections["AdapterSection"].update(_properties("adapter"))
+    sections["AdapterSection"]["type"]["enum"] = sorted(adapter_types())
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("transformers", "peft"))
     head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "$comment": f"Fields of {versions}."}
     return {**head, **_tidy(schema)}
 
 
-def _fields(section: str, kind: str) -> dict[str, Any]:
-    model = model_of(section, kind)
-    assert model is not None  # the four kinds asked for here exist
-    schema = model.model_json_schema()
-    for field in schema["properties"].values():
+def _properties(section: str) -> dict[str, Any]:
+    properties = model_of(section).model_json_schema()["properties"]
+    for field in properties.values():
         text = field.get("description", "")
         field["description"] = text if len(text) <= 300 else text[:300].rsplit(" ", 1)[0] + " ..."
-    return {key: schema[key] for key in ("type", "properties", "additionalProperties")}
+    return properties
 
 
 def _tidy(value: Any, names: bool = False) -> Any:

@@ -5,21 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
-from gptft.recipe import sources
-from gptft.recipe.checks import check, model_folders
+from gptft.recipe.checks import check
 from gptft.recipe.explain import report_errors
-from gptft.recipe.lines import KeyPath, to_yaml
+from gptft.recipe.lines import to_yaml
 from gptft.recipe.reading import Reading
-from gptft.recipe.schema import Recipe, Source
-
-_MAY_BE_EMPTY: tuple[KeyPath, ...] = (
-    ("training",), ("evaluation",), ("evaluation", "generation"), ("evaluation", "metrics"), ("model", "config"),
-    ("data", "columns"), ("data", "cleaning"), ("name",),
-)  # fmt: skip
+from gptft.recipe.schema import Recipe
 
 
 def load_recipe(path: Path | str, overrides: Iterable[str] = ()) -> Recipe:
@@ -37,56 +30,28 @@ def load_recipe(path: Path | str, overrides: Iterable[str] = ()) -> Recipe:
         RecipeError: with every problem found, each with file and line (or `command line`).
     """
     reading = Reading(Path(path), overrides)
-    for key in _MAY_BE_EMPTY:
-        # A section whose keys are all commented out says nothing; it is not an error.
-        parent = reading.get(*key[:-1])
-        if isinstance(parent, dict) and key[-1] in parent and parent[key[-1]] is None:
-            del parent[key[-1]]
-    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(path).stem).strip("-._")[:80]
-    if not reading.get("name") and isinstance(reading.data, dict):
+    if not reading.get("name"):
+        stem = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(path).stem).strip("-._")[:80]
         reading.data["name"] = stem or "recipe"
-    recipe = _validated(reading)
     check(reading)
+    recipe = _validated(reading)
     reading.raise_problems()
     assert recipe is not None  # otherwise there were problems
-    _make_absolute(recipe, reading)
     recipe._source = Path(path).absolute()
     return recipe
 
 
 def _validated(reading: Reading) -> Recipe | None:
-    for attempt in range(2):
-        try:
-            return Recipe.model_validate(reading.data)
-        except ValidationError as error:
-            texts = [detail["loc"] for detail in error.errors() if detail["type"] == "string_type"]
-            if attempt == 0 and any([reading.use_text(location) for location in texts]):
-                continue
-            report_errors(reading, error, (), list(Recipe.model_fields))
-    return None
-
-
-def _make_absolute(recipe: Recipe, reading: Reading) -> None:
-    for split in ("train", "validation", "test"):
-        value: Any = getattr(recipe.data, split)
-        for index, source in enumerate(value if isinstance(value, list) else []):
-            listed = isinstance(reading.get("data", split), list)
-            key = ("data", split, index, "path") if listed else ("data", split, "path")
-            source.path = sources.resolve(source.path, reading.folders(key))
-    for name in ("base", "tokenizer"):
-        if text := getattr(recipe.model, name):
-            setattr(recipe.model, name, sources.resolve_model(text, model_folders(reading)))
+    try:
+        return Recipe.model_validate(reading.data)
+    except ValidationError as error:
+        texts = [detail["loc"] for detail in error.errors() if detail["type"] == "string_type"]
+        if any([reading.use_text(location) for location in texts]):
+            return _validated(reading)
+        report_errors(reading, error)
+        return None
 
 
 def dump_recipe(recipe: Recipe) -> str:
     """The recipe as YAML with all defaults of gptft written out; loading it gives an equal recipe."""
-    values = recipe.model_dump()
-    for split in ("train", "validation", "test"):
-        if isinstance(values["data"][split], list):
-            values["data"][split] = [_shortest(source) for source in getattr(recipe.data, split)]
-    return to_yaml(values)
-
-
-def _shortest(source: Source) -> Any:
-    values = source.model_dump(exclude_defaults=True)
-    return values if len(values) > 1 else source.path
+    return to_yaml(recipe.model_dump())

@@ -28,14 +28,23 @@ DEFAULT_METRICS: dict[str, list[str]] = {
 }
 """The metrics of a task whose recipe names none."""
 
-COLUMN_NAMES = ("messages", "conversations", "prompt", "completion", "text")
-"""gptft's names for the columns of a data set: the keys that `columns` may have."""
+Columns = dict[Literal["messages", "conversations", "prompt", "completion", "text"], str]
+"""gptft's name of a column -> the data set's."""
 
 
 class Section(BaseModel):
     """A part of a recipe: exact types, no unknown keys."""
 
     model_config = ConfigDict(strict=True, extra="forbid", use_attribute_docstrings=True, defer_build=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _nothing_is_absent(cls, value: Any) -> Any:
+        """A key with nothing after it, all below it commented out, is as if left out."""
+        optional = {name for name, field in cls.model_fields.items() if not field.is_required()}
+        if not isinstance(value, dict):
+            return value
+        return {key: part for key, part in value.items() if part is not None or key not in optional}
 
 
 class ModelSection(Section):
@@ -84,15 +93,18 @@ class Source(Section):
     on the Hub. `$NAME` is replaced by the environment variable."""
     name: str | None = None
     """Configuration of a Hub data set."""
+    revision: str | None = None
+    """Branch, tag or commit of a Hub data set."""
     split: str | None = None
     """Split of a Hub data set (default: `train`, `validation` or `test`, like the key it stands under)."""
-    columns: dict[str, str] = Field(default_factory=dict)
+    columns: Columns = Field(default_factory=dict)
     """gptft's column name -> this source's, over those of `data.columns`."""
     weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
-    """Share of this source in a mixture, relative to the others: rows are repeated or left out to meet it."""
+    """How often each row of this source is trained on: 2.0 takes each twice, 0.5 about half of them, chosen by a hash
+    of their content."""
 
 
-def as_source_list(value: Any) -> Any:
+def _as_source_list(value: Any) -> Any:
     """Write the short forms of a source (a string, one mapping) as the list of mappings that they stand for."""
     if isinstance(value, (str, dict, Source)):
         value = [value]
@@ -107,7 +119,7 @@ def _share_or_sources(value: Any) -> str:
 
 SourceInput = str | Source | list[str | Source]
 Sources = Annotated[
-    list[Source], Field(min_length=1), BeforeValidator(as_source_list, json_schema_input_type=SourceInput)
+    list[Source], Field(min_length=1), BeforeValidator(_as_source_list, json_schema_input_type=SourceInput)
 ]
 Share = Annotated[float, Field(gt=0, lt=1)]
 HeldOut = (
@@ -140,7 +152,7 @@ class DataSection(Section):
     """Rows that scores come from at the end: a share of train or sources of their own."""
     max_length: int | None = Field(default=None, ge=2)
     """Longest example in tokens (default: the positions of the model). Of a longer one the oldest context goes."""
-    columns: dict[str, str] = Field(default_factory=dict)
+    columns: Columns = Field(default_factory=dict)
     """gptft's column name -> yours, where your columns have other names: `{prompt: question, completion: answer}`."""
     cleaning: CleaningSection = Field(default_factory=CleaningSection)
     """What is removed or repaired before training."""

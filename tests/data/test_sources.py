@@ -142,12 +142,12 @@ def test_hub_data_set_by_name(recipe, monkeypatch):
 
     monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", lambda *args, **options: None)
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    source = {"path": "someone/data", "name": "small", "split": "dev"}
+    source = {"path": "someone/data", "name": "small", "split": "dev", "revision": "v1"}
     splits = load_splits(recipe("dialogue", train="someone/data", validation=source))
     assert splits.train[0] == {"messages": ASKED_AND_SAID, "text": None, "origin": "someone/data/train:1"}
     assert asked == [
-        (("hf://datasets/someone/data", None), {"split": "train"}),
-        (("hf://datasets/someone/data", "small"), {"split": "dev"}),
+        (("hf://datasets/someone/data", None), {"split": "train", "revision": None}),
+        (("hf://datasets/someone/data", "small"), {"split": "dev", "revision": "v1"}),
     ]
 
 
