@@ -44,7 +44,9 @@ def training_arguments(recipe: Recipe, run: Path, has_validation: bool) -> Train
     settings = {**DEFAULTS, **recipe.training, "output_dir": str(run / "checkpoints"), "label_names": ["labels"]}
     settings["remove_unused_columns"] = False
     if "eval_strategy" not in settings:
-        settings["eval_strategy"] = settings["save_strategy"] if has_validation else "no"
+        # To save the best is no rhythm to evaluate in.
+        rhythm = "epoch" if settings["save_strategy"] == "best" else settings["save_strategy"]
+        settings["eval_strategy"] = rhythm if has_validation else "no"
     if "dataloader_pin_memory" not in settings:
         settings["dataloader_pin_memory"] = torch.cuda.is_available()
     if not settings.get("bf16") and not settings.get("fp16"):
