@@ -21,6 +21,7 @@ REASONS = {
     "save_strategy": "a checkpoint an epoch to resume from; steps would depend on the amount of data",
     "save_total_limit": "the newest two suffice to resume, and checkpoints with their optimizer are large",
     "logging_steps": "small data sets have few steps, and a loss that is seen early saves a training",
+    "logging_first_step": "the first loss says at once whether data and base fit together",
 }
 """Why gptft's own defaults of `training` are what they are; the values are in gptft.training.arguments."""
 

@@ -22,6 +22,7 @@ DEFAULTS: dict[str, Any] = {
     "save_strategy": "epoch",
     "save_total_limit": 2,
     "logging_steps": 10,
+    "logging_first_step": True,
     # gptft shows progress itself.
     "disable_tqdm": True,
 }

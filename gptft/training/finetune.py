@@ -168,7 +168,7 @@ def _base_facts(loaded: Any) -> dict[str, Any]:
 
 def _check_same_recipe(recipe: Recipe, run: Run) -> None:
     """Refuse to resume a run with a recipe that says something else than it was started with."""
-    before, now = load_recipe(run.recipe_file).model_dump(), load_recipe_text(recipe)
+    before, now = load_recipe(run.recipe_file).model_dump(), _as_resolved(recipe)
     changed = [key for key in now if now[key] != before.get(key)]
     if changed:
         raise UserError(
@@ -188,7 +188,7 @@ def _check_same_data(prepared: Prepared, run: Run) -> None:
         )
 
 
-def load_recipe_text(recipe: Recipe) -> dict[str, Any]:
+def _as_resolved(recipe: Recipe) -> dict[str, Any]:
     """What a recipe says once resolved as it would be written beside a run."""
     import yaml
 
@@ -201,7 +201,7 @@ def _train(recipe: Recipe, prepared: Prepared, run: Run, checkpoint: Path | None
     from gptft.models.loading import save_model
     from gptft.runs.manifest import peak_memory_bytes
     from gptft.training.arguments import training_arguments
-    from gptft.training.interruption import StopWhenAsked
+    from gptft.training.interruption import MarkResumable, StopWhenAsked
     from gptft.training.progress import ProgressDisplay, duration
     from gptft.training.trainer import FineTuner
 
@@ -213,7 +213,7 @@ def _train(recipe: Recipe, prepared: Prepared, run: Run, checkpoint: Path | None
         train_dataset=prepared.train,
         eval_dataset=prepared.validation,
         processing_class=prepared.loaded.tokenizer,
-        callbacks=[display, stop],
+        callbacks=[display, stop, MarkResumable(run)],
     )
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)

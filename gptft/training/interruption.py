@@ -1,4 +1,4 @@
-"""Ctrl-C during training: finish the step, save a checkpoint, say how to resume. A second one stops at once."""
+"""Training that stops before its end: Ctrl-C finishes the step and saves; what has a checkpoint can be resumed."""
 
 from __future__ import annotations
 
@@ -11,9 +11,22 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from gptft.runs.folder import Run
+
+
+class MarkResumable(TrainerCallback):
+    """Makes `runs/latest` the run in training from its first checkpoint on: it can then be resumed, however it ends."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Set the link."""
+        self.run.set_latest()
+
 
 class StopWhenAsked(TrainerCallback):
-    """Ends training with a checkpoint after the step in which SIGINT or SIGTERM came."""
+    """Ends training with a checkpoint after the step in which SIGINT or SIGTERM came; a second signal ends it at once."""
 
     def __init__(self) -> None:
         self.asked = False
