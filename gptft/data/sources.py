@@ -49,7 +49,7 @@ class Shard:
         return [self.path, self.label, self.alone, status.st_size, status.st_mtime_ns]
 
 
-def prepare_source(source: Source, recipe: Recipe, key: str, num_proc: int | None = None) -> Dataset:
+def prepare_source(source: Source, recipe: Recipe, key: str) -> Dataset:
     """Read, check and clean all rows of a source (`key`: train, validation or test).
 
     Raises:
@@ -72,7 +72,6 @@ def prepare_source(source: Source, recipe: Recipe, key: str, num_proc: int | Non
             _prepared_rows,
             features=datasets.Features({"messages": [turn], "found": datasets.Value("int8"), **strings}),
             gen_kwargs={"shards": shards, "columns": columns, "task": recipe.task, "cleaning": cleaning},
-            num_proc=min(num_proc, len(shards)) if num_proc and len(shards) > 1 else None,
             fingerprint=hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32],
         )  # type: ignore[return-value]
     except (datasets.exceptions.DatasetGenerationError, OSError) as error:

@@ -54,16 +54,13 @@ class DataReport:
 
 def _line(name: str, split: SplitReport) -> str:
     paths = ", ".join(source["path"] for source in split.sources)
-    notes = [
-        f"{count:,} {what}"
-        for count, what in (
-            (split.duplicates, "duplicates dropped"),
-            (split.empties, "empty dropped"),
-            (split.control_characters, "with control characters removed"),
-            (split.unicode_nfc, "with letters rewritten as NFC"),
-        )
-        if count
-    ]
+    counted = {
+        "duplicates dropped": split.duplicates,
+        "empty dropped": split.empties,
+        "with control characters removed": split.control_characters,
+        "with letters rewritten as NFC": split.unicode_nfc,
+    }
+    notes = [f"{count:,} {what}" for what, count in counted.items() if count]
     weighted = f", {split.weighted:,} by weight" if split.weighted != split.kept else ""
     details = f" ({', '.join(notes)})" if notes else ""
     return f"{name}: {split.kept:,} of {split.read:,} rows{weighted} from {paths}{details}"
@@ -79,7 +76,7 @@ class Splits:
     report: DataReport
 
 
-def load_splits(recipe: Recipe, splits: Sequence[str] = SPLIT_NAMES, num_proc: int | None = None) -> Splits:
+def load_splits(recipe: Recipe, splits: Sequence[str] = SPLIT_NAMES) -> Splits:
     """Read, clean and split the data of a recipe; the second time it comes from the cache.
 
     A share goes by a hash of the row's content and `data.seed`: adding rows moves no other, and equal rows stay
@@ -88,7 +85,6 @@ def load_splits(recipe: Recipe, splits: Sequence[str] = SPLIT_NAMES, num_proc: i
     Args:
         recipe: what to read.
         splits: which splits to make; sources that none of them needs are not read.
-        num_proc: processes that read the files of a source.
 
     Raises:
         UserError: when a source is missing, rows are unusable (the first five are shown), or a split has no row.
@@ -102,7 +98,7 @@ def load_splits(recipe: Recipe, splits: Sequence[str] = SPLIT_NAMES, num_proc: i
     report, problems = DataReport(), list[str]()
     pools: dict[str, list[Dataset]] = {}
     for name in dict.fromkeys("train" if name in shares else name for name in wanted):
-        pools[name] = [prepare_source(source, recipe, name, num_proc) for source in given[name]]
+        pools[name] = [prepare_source(source, recipe, name) for source in given[name]]
         for part in pools[name]:
             problems += filter(None, _column(part, "problem"))
     if problems:

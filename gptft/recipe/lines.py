@@ -1,7 +1,7 @@
 """YAML to plain values, with the line that each key stands on.
 
 Only what `safe_load` allows is read: text, numbers, booleans, null, lists and mappings. Scalars follow YAML 1.2, so
-that `5e-5` is a number and `eval_strategy: no` is the word. Size, depth and the expansion of aliases are bounded.
+that `5e-5` is a number and `eval_strategy: no` is the word. Depth and the expansion of aliases are bounded.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import yaml
 KeyPath = tuple[Any, ...]
 """Where a value stands in a recipe: ("training", "learning_rate"), ("data", "train", 0, "path")."""
 
-MAX_CHARACTERS = 256_000
 MAX_VALUES = 10_000
 MAX_DEPTH = 40
 
@@ -66,8 +65,6 @@ class Document:
         self.lines: dict[KeyPath, int] = {}
         self.problems: list[YamlProblem] = []
         self._values = 0
-        if len(text) > MAX_CHARACTERS:
-            raise YamlProblem(f"found {len(text):,} characters; a recipe has at most {MAX_CHARACTERS:,}", 1)
         try:
             self._loader = _Loader(text)
             root = self._loader.get_single_node()

@@ -115,12 +115,6 @@ def test_the_second_start_reads_the_cache_and_a_changed_file_is_read_again(recip
     assert texts(load_splits(recipe(train="a.jsonl")).train) == ["two"]
 
 
-def test_files_are_read_by_several_processes(recipe, write):
-    for n in range(4):
-        write(f"f/{n}.jsonl", [{"text": f"{n}"}])
-    assert sorted(texts(load_splits(recipe(train="f"), num_proc=2).train)) == ["0", "1", "2", "3"]
-
-
 def test_a_disk_that_refuses_is_one_message(recipe, write, monkeypatch):
     write("a.jsonl", [{"text": "one"}])
 

@@ -79,7 +79,7 @@ def test_a_dumped_recipe_is_equal_wherever_it_lies(load, tmp_path):
     (tmp_path / "run").mkdir()
     copy = tmp_path / "run" / "recipe.yaml"
     copy.write_text(dump_recipe(recipe), encoding="utf-8")
-    assert load_recipe(copy) == recipe
+    assert load_recipe(copy).model_dump() == recipe.model_dump()
     assert load_recipe(copy).name == "bot"
 
 
@@ -123,7 +123,7 @@ def test_round_trip(write, description, seed, share, rate, columns, stop, cleani
     assert (recipe.description, recipe.data.columns, recipe.training["learning_rate"]) == (description, {}, rate)
     dumped = dump_recipe(recipe)
     path.write_text(dumped, encoding="utf-8")
-    assert load_recipe(path) == recipe
+    assert load_recipe(path).model_dump() == recipe.model_dump()
     # YAML 1.1 readers agree, except on numbers such as 1e-4 that they take for text.
     assert yaml.safe_load(dumped)["description"] == description
 

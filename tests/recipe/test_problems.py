@@ -182,7 +182,6 @@ def test_a_mistake_in_a_recipe(problems, tmp_path, old, new, key, message):
             "expand to too much",
         ),
         (b"a: &a [*a]\n", None, "expand to too much"),
-        (b"#" * 300_000, 1, "at most 256,000"),
     ],
 )
 def test_what_is_no_recipe_at_all(tmp_path, content, line, message):
