@@ -26,7 +26,7 @@ REASONS = {
 """Why gptft's own defaults of `training` are what they are; the values are in gptft.training.arguments."""
 
 COMPUTED = {
-    "eval_strategy": ("as `save_strategy`", "when there is `data.validation`, else `no`"),
+    "eval_strategy": ("as `save_strategy` (`epoch` for `best`)", "when there is `data.validation`, else `no`"),
     "dataloader_pin_memory": ("true with CUDA", "elsewhere it has no use and warns"),
     "optim": ("`adamw_torch_fused`", "transformers' own choice; it depends on the installed torch"),
 }

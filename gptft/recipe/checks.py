@@ -45,7 +45,8 @@ def check_fields(reading: Reading) -> None:
     if reading.get("model", "base") in (None, "starter"):
         return _check_section(reading, ("model", "config"))
     # Other bases may have other fields: they are checked when the base is loaded.
-    for key in fields.MANAGED["model.config"].keys() & (reading.get("model", "config") or {}):
+    config = reading.get("model", "config")
+    for key in fields.MANAGED["model.config"].keys() & set(config if isinstance(config, dict) else ()):
         report_unknown(reading, ("model", "config", key))
 
 

@@ -116,7 +116,7 @@ def keys_of(path: KeyPath, adapter: str = "lora") -> dict[str, str]:
 def report_unknown(reading: Reading, path: KeyPath) -> None:
     """Report a key that does not exist where it stands, with where it does or the nearest that does."""
     key, here = str(path[-1]), dotted(path[:-1])
-    adapter = reading.get("adapter", "type")
+    adapter = str(reading.get("adapter", "type"))
     keys = keys_of(path[:-1], adapter if adapter in fields.adapter_types() else "lora")
     everywhere = {name: keys_of(tuple(filter(None, name.split(".")))) for name in (*_SECTIONS, *fields.MANAGED)}
     homes = [f"in `{name}:`" if name else "at the top" for name, names in everywhere.items() if key in names]

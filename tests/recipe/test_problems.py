@@ -131,6 +131,8 @@ def test_metrics_of_evaluate_pass(load, metric):
         ("base: starter", "base: starter\n  config: {n_layr: 4}", "model.config.n_layr", "did you mean `n_layer`"),
         ("base: starter", "base: gpt2\n  config: {vocab_size: 4}", "model.config.vocab_size", "cannot be set"),
         ("base: starter", "base: starter\n  revision: main", "model.revision", "on the Hub"),
+        ("base: starter", "base: gpt2\n  config: [1]", "model.config", "expected keys and values"),
+        ("base: starter", "base: starter\nadapter: {type: [lora], alpha: 1}", "adapter.type", "expected text"),
         ("base: starter", "bse: starter", "model.bse", "did you mean `base`?"),
         ("task: dialogue\n", "", "task", "is missing"),
         ("task: dialogue", "task: pretraining\nevaluation: {metrics: [bleu]}", "evaluation.metrics.0", "perplexity"),
