@@ -6,7 +6,7 @@ from dataclasses import fields
 from typing import Any
 
 from gptft.errors import UserError
-from gptft.models.loading import loading_errors
+from gptft.models.bases import loading_errors
 from gptft.recipe.schema import AdapterSection
 
 

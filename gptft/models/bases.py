@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -125,3 +127,17 @@ def _hub_problem(name: str, revision: str | None) -> str | None:
             f"{name}: the Hub has no such model, or it is private. Check the spelling, or log in with `hf auth login`."
         ) from error
     return f"{type(error).__name__}: {str(error).splitlines()[0][:160] if str(error) else 'no reason given'}"
+
+
+@contextmanager
+def loading_errors(what: str) -> Iterator[None]:
+    """Turn transformers' loading errors into one sentence."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except GptftError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, SafetensorError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"{what} could not be loaded: {first}") from error

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gptft.errors import UserError
 from gptft.models.precision import autocast
 
 DEFAULT_NEW_TOKENS = 256
@@ -25,7 +26,11 @@ class Answer:
 
 
 def generation_settings(model: Any, changes: dict[str, Any]) -> Any:
-    """The model's GenerationConfig with `changes`; an answer's length is always limited within the positions."""
+    """The model's GenerationConfig with `changes`; an answer's length is always limited within the positions.
+
+    Raises:
+        UserError: more than one answer to a prompt is asked for.
+    """
     from transformers import GenerationConfig
 
     from gptft.models.loading import model_positions
@@ -37,6 +42,8 @@ def generation_settings(model: Any, changes: dict[str, Any]) -> Any:
     settings["max_new_tokens"] = min(settings["max_new_tokens"], model_positions(model.config) // 2)
     settings.pop("max_length", None)
     settings.pop("transformers_version", None)
+    if (settings.get("num_return_sequences") or 1) > 1:
+        raise UserError("generation.num_return_sequences: a prompt gets one answer here; leave it out.")
     return GenerationConfig(**settings)
 
 
@@ -76,9 +83,9 @@ def generate_answers(
         rows = order[start : start + BATCH_ROWS]
         ids, mask = left_padded([prompts[index] for index in rows], tokenizer.pad_token_id, device)
         with autocast(device, dtype):
-            output = model.generate(input_ids=ids, attention_mask=mask, generation_config=settings)
+            output = model.generate(input_ids=ids, attention_mask=mask, generation_config=settings, tokenizer=tokenizer)
         for index, generated in zip(rows, output[:, ids.shape[1] :].tolist(), strict=True):
-            answers[index] = _answer(tokenizer, generated)
+            answers[index] = _answer(tokenizer, generated, settings.max_new_tokens)
         advance(len(rows))
     return [answer for answer in answers if answer is not None]
 
@@ -91,8 +98,8 @@ def left_padded(prompts: Sequence[Sequence[int]], pad: int, device: torch.device
     return ids, mask
 
 
-def _answer(tokenizer: Any, generated: list[int]) -> Answer:
-    stopped = tokenizer.eos_token_id in generated
-    if stopped:
-        generated = generated[: generated.index(tokenizer.eos_token_id)]
-    return Answer(tokenizer.decode(generated, skip_special_tokens=True).strip(), stopped)
+def _answer(tokenizer: Any, generated: list[int], limit: int) -> Answer:
+    # What ended before its neighbours in the batch (at end-of-text, at a stop string) is filled up with padding.
+    ends = [index for index, token in enumerate(generated) if token in (tokenizer.eos_token_id, tokenizer.pad_token_id)]
+    text = tokenizer.decode(generated[: ends[0]] if ends else generated, skip_special_tokens=True)
+    return Answer(text.strip(), bool(ends) or len(generated) < limit)

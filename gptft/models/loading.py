@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gptft.errors import GptftError, UserError
-from gptft.models.bases import Base, resolve_base
+from gptft.errors import UserError
+from gptft.models.bases import Base, loading_errors, resolve_base
 from gptft.models.templates import CHAT_TEMPLATE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from gptft.recipe.schema import Recipe
 
 ATTENTION_DROPOUTS = ("attn_pdrop", "attention_dropout")
@@ -40,20 +37,6 @@ class LoadedModel:
 def model_positions(config: Any) -> int:
     """Longest input of a model in tokens, from its configuration."""
     return int(getattr(config, "max_position_embeddings", None) or 1024)
-
-
-@contextmanager
-def loading_errors(what: str) -> Iterator[None]:
-    """Turn transformers' loading errors into one sentence."""
-    from safetensors import SafetensorError
-
-    try:
-        yield
-    except GptftError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, SafetensorError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"{what} could not be loaded: {first}") from error
 
 
 def load_tokenizer(location: str, base: Base | None = None, trust_remote_code: bool = False) -> Any:

@@ -26,7 +26,7 @@ class MarkResumable(TrainerCallback):
 
 
 class StopWhenAsked(TrainerCallback):
-    """Ends training with a checkpoint after the step in which SIGINT or SIGTERM came; a second signal ends it at once."""
+    """Ends training with a checkpoint after the step in which SIGINT or SIGTERM came; a second one ends it at once."""
 
     def __init__(self) -> None:
         self.asked = False
