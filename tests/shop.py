@@ -1,9 +1,13 @@
 """A small shop as a user has it in a folder: a base, sixty dialogues, a recipe."""
 
 import json
+import random
 import shutil
+from functools import cache
 from pathlib import Path
 from typing import Any
+
+from tiny import END, NO_DROPOUT, make_model, make_tokenizer
 
 THINGS = ("hats", "shoes", "bags", "coats", "scarves", "belts", "boots", "gloves", "shirts", "socks")
 RECIPE: dict[str, Any] = {
@@ -56,3 +60,37 @@ def write_shop(folder: Path, base: Path, rows: list[dict[str, Any]] | None = Non
     # JSON is YAML.
     path.write_text(json.dumps({**recipe, **sections}, indent=1), encoding="utf-8")
     return path
+
+
+@cache
+def shop_assistant() -> Any:
+    """A tiny model that has learned these dialogues in a second, without gptft. Not to be changed."""
+    import torch
+
+    model, tokenizer = make_model(**NO_DROPOUT).train(), make_tokenizer()
+    rows = [
+        [
+            (token, said["role"] == "assistant" and place > 0)
+            for number, said in enumerate(row["messages"])
+            for place, text in enumerate(
+                (
+                    ("\n" if number else "") + said["role"].capitalize() + ":\n",
+                    said["content"] + ("<|endoftext|>" if said["role"] == "assistant" else ""),
+                )
+            )
+            for token in tokenizer(text)["input_ids"]
+        ]
+        for row in dialogues()
+    ]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for step in range(80):
+        batch = random.Random(step).sample(rows, 8)
+        length = max(map(len, batch))
+        ids = [[token for token, _ in row] + [END] * (length - len(row)) for row in batch]
+        labels = [[token if said else -100 for token, said in row] + [-100] * (length - len(row)) for row in batch]
+        optimizer.param_groups[0]["lr"] = 1e-2 * (1 - step / 80)
+        model(torch.tensor(ids), labels=torch.tensor(labels)).loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+    return model.eval()

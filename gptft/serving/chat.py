@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from rich.console import Console
+from rich.markup import escape
 
-from gptft.models.generation import generation_settings, left_padded, prompt_positions
+from gptft.models.generation import generate_answers, generation_settings, left_padded, prompt_positions
 from gptft.models.loading import LoadedModel
 from gptft.tasks.dialogue import prompt_ids
 
@@ -31,38 +33,64 @@ class Conversation:
     def ask(self, text: str) -> Iterator[str]:
         """Say `text` and yield the answer piece by piece; both then belong to the conversation.
 
-        An answer that the caller stops reading is kept as far as it was read.
+        An answer that the caller stops reading is kept as far as it was read, and no more of it is generated. After a
+        failure the conversation is as it was.
         """
-        from transformers import TextIteratorStreamer
-
         model, tokenizer = self.loaded.model, self.loaded.tokenizer
         settings = generation_settings(model, self.generation)
-        self.messages.append({"role": "user", "content": text})
-        ids, mask = left_padded(
-            [prompt_ids(tokenizer, self.messages, prompt_positions(model, settings))],
-            tokenizer.pad_token_id,
-            next(model.parameters()).device,
-        )
+        said = [*self.messages, {"role": "user", "content": text}]
+        ids = prompt_ids(tokenizer, said, prompt_positions(model, settings))
+        if settings.num_beams and settings.num_beams > 1:
+            # Which beam wins is known at the end only.
+            pieces = iter([generate_answers(model, tokenizer, [ids], settings)[0].text])
+        else:
+            pieces = self._stream(ids, settings)
+        answer, failed = "", False
+        try:
+            for piece in pieces:
+                answer += piece
+                yield piece
+        except Exception:
+            failed = True
+            raise
+        finally:
+            if not failed:
+                self.messages = [*said, {"role": "assistant", "content": answer.strip()}]
+
+    def _stream(self, prompt: list[int], settings: Any) -> Iterator[str]:
+        from transformers import StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
+
+        model, tokenizer = self.loaded.model, self.loaded.tokenizer
+        ids, mask = left_padded([prompt], tokenizer.pad_token_id, next(model.parameters()).device)
         streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
+        unread = threading.Event()
         failure: list[BaseException] = []
+
+        class Unread(StoppingCriteria):
+            def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+                return torch.full((len(input_ids),), unread.is_set(), device=input_ids.device)
 
         def generate() -> None:
             try:
-                model.generate(input_ids=ids, attention_mask=mask, generation_config=settings, streamer=streamer)
+                model.generate(
+                    input_ids=ids,
+                    attention_mask=mask,
+                    generation_config=settings,
+                    streamer=streamer,
+                    stopping_criteria=StoppingCriteriaList([Unread()]),
+                    tokenizer=tokenizer,
+                )
             except BaseException as error:
                 failure.append(error)
                 streamer.end()
 
         thread = threading.Thread(target=generate, daemon=True)
         thread.start()
-        answer = ""
         try:
-            for piece in streamer:
-                answer += piece
-                yield piece
+            yield from streamer
         finally:
-            self.messages.append({"role": "assistant", "content": answer.strip()})
-        thread.join()
+            unread.set()
+            thread.join()
         if failure:
             raise failure[0]
 
@@ -73,7 +101,7 @@ class Conversation:
 
 def chat(conversation: Conversation, console: Console, title: str) -> None:
     """Read lines from the terminal and answer them until /quit or the end of input."""
-    console.print(f"Talking to [bold]{title}[/bold]. /help lists the commands; Ctrl-C stops an answer.")
+    console.print(f"Talking to [bold]{escape(title)}[/bold]. /help lists the commands; Ctrl-C stops an answer.")
     while True:
         try:
             line = console.input("[bold cyan]You:[/bold cyan] ").strip()
