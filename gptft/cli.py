@@ -119,7 +119,7 @@ def evaluate(
         return
     base = f", base: {result.base}" if result.base_scores else ""
     console = Console()
-    console.print(scores_table(result.scores, result.base_scores, title=f"{result.split} split{base}"))
+    console.print(scores_table(result.scores, result.base_scores, title=escape(f"{result.split} split{base}")))
     if result.folder:
         Console(stderr=True).print(f"Predictions and scores are in {escape(str(result.folder))}.", highlight=False)
 
@@ -134,10 +134,10 @@ def chat(
     system: Annotated[str | None, typer.Option(help="Begin with this system message.")] = None,
 ) -> None:
     """Talk to a model in the terminal."""
+    name, loaded = _load(target)
     from gptft.serving.chat import Conversation
     from gptft.serving.chat import chat as run_chat
 
-    name, loaded = _load(target)
     conversation = Conversation(loaded)
     conversation.reset(system)
     if message is None:

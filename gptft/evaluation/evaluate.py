@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 
 from gptft.errors import GptftError, UserError
 from gptft.evaluation.scores import Score, compute_scores, needs_generation, to_json
@@ -124,14 +125,19 @@ def _evaluate(
     scores = compute_scores(names, predictions)
     base = _base(run, recipe) if compare_base else None
     base_scores, base_predictions = [], None
-    if base and base["used"] != name:
+    if base and _place(base["used"]) != _place(name):
         try:
             with console.status("Loading the base"):
+                # As training loaded it, before the first step.
                 other = load_model(
-                    base["used"], revision=base.get("revision"), trust_remote_code=recipe.model.trust_remote_code
+                    base["used"],
+                    revision=base.get("revision"),
+                    tokenizer=recipe.model.tokenizer,
+                    config=recipe.model.config,
+                    trust_remote_code=recipe.model.trust_remote_code,
                 )
         except GptftError as error:
-            console.print(f"[yellow]The base is not compared with:[/yellow] {error}")
+            console.print(f"[yellow]The base is not compared with:[/yellow] {escape(str(error))}")
             base = None
         else:
             base_predictions, _ = predict(other, recipe, splits, split, label=f"base {base['used']}", **options)
@@ -150,3 +156,11 @@ def _base(run: Run | None, recipe: Recipe) -> dict[str, Any] | None:
     """What training started from: a run's manifest knows; else the recipe says. None from scratch."""
     base = run.manifest.get("base", {}) if run else {"used": recipe.model.base, "revision": recipe.model.revision}
     return base if base.get("used") else None
+
+
+def _place(name: str) -> str:
+    """One name for a model on this disk, however its folder or run is written; a Hub id stays as it is."""
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        return name
+    return str((folder / "model" if (folder / "model").is_dir() else folder).resolve())

@@ -1,0 +1,202 @@
+import json
+import shutil
+
+import pytest
+from shop import dialogues, shop_assistant
+from tiny import DIALOGUES
+
+from gptft.errors import UserError
+from gptft.evaluation import evaluate
+from gptft.evaluation.predictions import predict
+from gptft.models.loading import load_model
+from gptft.recipe import dump_recipe, load_recipe
+from gptft.runs import Run
+
+GENERATION = {"generation": {"max_new_tokens": 20, "do_sample": False}}
+
+
+@pytest.fixture(scope="session")
+def assistant_folder(tmp_path_factory, tokenizer):
+    folder = tmp_path_factory.mktemp("assistant")
+    shop_assistant().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def recipe(write_recipe):
+    def write(rows=None, **sections):
+        return write_recipe(
+            rows or dialogues()[:12], **{"evaluation": GENERATION, "data": {"test": "train.jsonl"}} | sections
+        )
+
+    return write
+
+
+@pytest.fixture
+def run(recipe, tmp_path, assistant_folder, base_folder):
+    """A finished run, made by hand: from the tiny base to the shop's assistant."""
+
+    def make(model=True, state="finished", **sections):
+        written = recipe(**sections)
+        folder = tmp_path / "runs" / "bot-20261123-101500"
+        folder.mkdir(parents=True)
+        run = Run(folder)
+        run.recipe_file.write_text(dump_recipe(written), encoding="utf-8")
+        run.update_manifest(state=state, base={"requested": "b", "used": str(base_folder), "revision": None})
+        run.set_latest()
+        if model:
+            shutil.copytree(assistant_folder, run.model)
+        return run
+
+    return make
+
+
+@pytest.fixture
+def score(tmp_path):
+    def call(target=None, **options):
+        return evaluate(target, runs=tmp_path / "runs", **options)
+
+    return call
+
+
+def test_a_run_is_scored_beside_its_base_and_keeps_both(run, score, base_folder):
+    made = run()
+    result = score()
+    assert (result.model, result.base, result.split) == (str(made.model), str(base_folder), "test")
+    assert [one.name for one in result.scores] == ["bleu", "chrf", "exact_match", "stop_rate", "perplexity"]
+    assert [one.name for one in result.base_scores] == [one.name for one in result.scores]
+    values, base = ({one.name: one.value for one in scores} for scores in (result.scores, result.base_scores))
+    assert values["perplexity"] < base["perplexity"] / 10
+    assert values["stop_rate"] == 1 and base["stop_rate"] == 0
+    assert result.folder == made.evaluation("test")
+    kept = json.loads((result.folder / "scores.json").read_text())
+    assert kept == json.loads(json.dumps(result.to_dict()))
+    assert (kept["model"], kept["base_model"], kept["split"], kept["confidence"]) == (
+        *map(str, (made.model, base_folder)),
+        "test",
+        0.95,
+    )
+    assert kept["scores"]["bleu"].keys() >= {"value", "low", "high", "rows", "definition"}
+    assert kept["base"]["bleu"]["rows"] == kept["scores"]["bleu"]["rows"] == 12
+    rows = [json.loads(line) for line in (result.folder / "predictions.jsonl").open()]
+    right = sum(row["prediction"] == row["references"][0] for row in rows) / len(rows)
+    assert right == values["exact_match"]
+    assert [row["origin"] for row in rows][:2] == ["train.jsonl:1#1", "train.jsonl:2#1"]
+    assert {row["stopped"] for row in rows} == {True}
+    assert rows[0]["base_prediction"] != rows[0]["prediction"]
+
+
+def test_the_base_can_be_left_out(run, score):
+    run()
+    result = score(compare_base=False, metrics=["exact_match"])
+    assert (result.base, result.base_scores) == (None, [])
+    assert json.loads((result.folder / "scores.json").read_text())["base"] is None
+    assert "base_prediction" not in json.loads((result.folder / "predictions.jsonl").open().readline())
+
+
+def test_a_base_that_is_gone_is_said_and_the_model_is_scored(run, score, capsys):
+    made = run()
+    made.update_manifest(base={"requested": "x", "used": "./go[ne]", "revision": None})
+    result = score(metrics=["perplexity"])
+    assert result.scores and not result.base_scores and result.base is None
+    said = " ".join(capsys.readouterr().err.split())
+    assert "The base is not compared with: ./go[ne]" in said
+
+
+def test_no_answers_are_made_where_no_metric_reads_them(run, score, monkeypatch):
+    run()
+    monkeypatch.setattr("gptft.evaluation.predictions.generate_answers", None)
+    result = score(metrics=["perplexity", "perplexity"], compare_base=False)
+    assert [one.name for one in result.scores] == ["perplexity"]
+    assert not (result.folder / "predictions.jsonl").exists()
+
+
+def test_the_split_is_the_test_split_else_the_validation_split(run, score, recipe, assistant_folder):
+    run(data={"test": "train.jsonl", "validation": "train.jsonl"})
+    options = {"metrics": ["perplexity"], "compare_base": False}
+    assert score(**options).split == "test"
+    assert score(split="validation", **options).split == "validation"
+    with pytest.raises(UserError, match="--split train: the recipe bot has test and validation"):
+        score(split="train")
+    only = recipe(data={"validation": 0.3})
+    result = score(str(assistant_folder), recipe=only, **options)
+    assert (result.split, result.folder) == ("validation", None)
+    assert 0 < result.scores[0].rows < 12
+    with pytest.raises(UserError, match="no held-out rows"):
+        score(str(assistant_folder), recipe=recipe(data={}))
+
+
+def test_a_model_that_is_no_run_needs_a_recipe(score, recipe, assistant_folder, base_folder):
+    with pytest.raises(UserError, match=r"brings no data to score on.*--recipe"):
+        score(str(assistant_folder))
+    result = score(str(assistant_folder), recipe=recipe(), metrics=["stop_rate"])
+    assert result.base == str(base_folder)
+    assert (result.scores[0].value, result.base_scores[0].value) == (1, 0)
+
+
+def test_the_base_is_not_compared_with_itself(score, recipe, base_folder, monkeypatch):
+    monkeypatch.chdir(base_folder.parent)
+    for name in (str(base_folder), base_folder.name, f"./{base_folder.name}/"):
+        assert score(name, recipe=recipe(), metrics=["perplexity"]).base_scores == []
+
+
+def test_a_pretraining_has_no_answers_to_score(score, recipe, assistant_folder):
+    plain = recipe([{"text": "Some words. " * 20}, {"text": "Other words."}], task="pretraining", evaluation={})
+    for metric in ("bleu", "stop_rate", "rouge"):
+        with pytest.raises(UserError, match=rf"--metric {metric}: task pretraining"):
+            score(str(assistant_folder), recipe=plain, metrics=[metric])
+    result = score(str(assistant_folder), recipe=plain, compare_base=False)
+    assert [one.name for one in result.scores] == ["perplexity"]
+
+
+def test_at_most_so_many_answers_but_perplexity_of_all_rows(run, score):
+    run(evaluation={**GENERATION, "max_rows": 5})
+    names = ["exact_match", "perplexity"]
+    rows = {one.name: one.rows for one in score(metrics=names, compare_base=False).scores}
+    assert rows == {"exact_match": 5, "perplexity": 12}
+    first = [
+        json.loads(line)["origin"] for line in (score(metrics=names, max_rows=3).folder / "predictions.jsonl").open()
+    ]
+    again = [
+        json.loads(line)["origin"] for line in (score(metrics=names, max_rows=3).folder / "predictions.jsonl").open()
+    ]
+    assert len(first) == 3 and first == again
+
+
+def test_a_run_without_a_model_says_how_to_get_one(run, score):
+    run(model=False, state="stopped")
+    with pytest.raises(UserError, match=r"has no model yet \(it is stopped\).*--resume"):
+        score()
+
+
+def test_answers_follow_the_recipes_settings_and_their_prompts(recipe, assistant_folder):
+    from rich.console import Console
+
+    from gptft.data import load_splits
+
+    loaded, written = load_model(str(assistant_folder)), recipe(DIALOGUES[:9])
+    predictions, prompts = predict(
+        loaded,
+        written,
+        load_splits(written, ("test",)),
+        "test",
+        generate=True,
+        likelihoods=True,
+        max_rows=None,
+        console=Console(stderr=True),
+        label="it",
+    )
+    assert [prompt.origin for prompt in prompts] == [f"train.jsonl:{line}#1" for line in range(1, 10)]
+    assert len(predictions.predictions) == len(predictions.token_counts) == 9
+    assert predictions.token_counts[0] == len("It is 0") + 1
+    assert predictions.references[1] == ["It is so 1"]
+
+
+def test_the_base_gets_what_training_gave_it(run, score, monkeypatch):
+    """A setting of the configuration that changes what the base says holds in its scores too."""
+    made = run()
+    plain = score(metrics=["perplexity"]).base_scores[0].value
+    text = dump_recipe(load_recipe(made.recipe_file, ["model.config.scale_attn_by_inverse_layer_idx=true"]))
+    made.recipe_file.write_text(text, encoding="utf-8")
+    assert score(metrics=["perplexity"]).base_scores[0].value != plain
