@@ -16,6 +16,7 @@ from gptft.files import folder_written_atomically
 from gptft.models.bases import STARTER
 from gptft.models.loading import load_model
 from gptft.models.quiet import quiet_libraries
+from gptft.models.templates import CHAT_TEMPLATE
 from gptft.runs.folder import Run
 
 CARD = """\
@@ -37,8 +38,8 @@ start fine-tuning from, not a model to ask questions of.
 | --- | --- |
 | shape | {layers} layers, width {width}, {heads} heads, {positions} positions |
 | tokenizer | byte-level BPE of {vocabulary:,} tokens, `<|endoftext|>` its only special token |
-| tokens seen | {tokens:,} in {steps:,} steps, in float32 on {cores} CPU core{plural} ({hours:.1f} hours) |
-| held-out loss | {loss:.3f} nats a token (perplexity {perplexity:.1f}) on {held_out:,} tokens: a hundredth of the rows, chosen by hash |
+| tokens seen | {tokens:,} in {steps:,} steps, in float32 on CPU ({hours:.1f} hours) |
+| held-out loss | {loss:.3f} nats a token (perplexity {perplexity:.1f}), on {held_out:,} tokens: 1% of the rows |
 | weights | float16 safetensors, {megabytes:.1f} MB |
 | made | {today}, torch {torch_version}, transformers {transformers_version} |
 
@@ -48,7 +49,7 @@ Train splits only; nothing that gptft's scores are measured on.
 
 | data | what | licence | source |
 | --- | --- | --- | --- |
-| SGD (part) | dialogues with an assistant, in gptft's chat template | CC BY-SA 4.0 | google-research-datasets/dstc8-schema-guided-dialogue |
+| SGD (part) | dialogues with an assistant, in gptft's chat template | CC BY-SA 4.0 | Schema-Guided Dialogue (Google) |
 | news | posts of digital.gov and 18F | CC0, public domain | GSA/digitalgov.gov, 18F/18f.gsa.gov |
 | PEPs | Python enhancement proposals | CC0 or public domain | python/peps |
 | tinyshakespeare | plays | public domain | karpathy/char-rnn |
@@ -63,7 +64,7 @@ With these data sets in the folder that `GPTFT_DATA` names:
     python benchmarks/embed_starter.py runs/latest
 
 Dialogues were trained in the chat template of `chat_template.jinja` (roles as words, every turn of the assistant closed
-by `<|endoftext|>`), documents end with `<|endoftext|>` too.
+by `<|endoftext|>`), documents end with `<|endoftext|>` too.{note}
 
 ## Limits
 
@@ -74,17 +75,19 @@ English only, 512 positions. It repeats what its data holds, biases included, an
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path)
-    run = Run(parser.parse_args().run.resolve())
+    parser.add_argument("--note", help="a sentence for the card, on what was not as the recipe says")
+    arguments = parser.parse_args()
+    run = Run(arguments.run.resolve())
     manifest = run.manifest
     log = [json.loads(line) for line in run.log_file.read_text(encoding="utf-8").splitlines()]
     loss = [line["eval_loss"] for line in log if "eval_loss" in line][-1]
     quiet_libraries()
     loaded = load_model(str(run.model))
+    loaded.tokenizer.chat_template = CHAT_TEMPLATE
     model, config = loaded.model, loaded.model.config
     with folder_written_atomically(STARTER) as folder:
         model.to(torch.float16).save_pretrained(folder)
         loaded.tokenizer.save_pretrained(folder)
-        cores = manifest["hardware"]["torch_threads"]
         card = CARD.format(
             parameters=model.num_parameters(),
             layers=config.n_layer,
@@ -94,13 +97,12 @@ def main() -> None:
             vocabulary=len(loaded.tokenizer),
             tokens=manifest["tokens_seen"],
             steps=manifest["steps"],
-            cores=cores,
-            plural="s" if cores > 1 else "",
             hours=manifest["training_seconds"] / 3600,
             loss=loss,
             perplexity=torch.tensor(loss).exp().item(),
             held_out=manifest["examples"]["validation"]["supervised_tokens"],
             megabytes=(folder / "model.safetensors").stat().st_size / 1e6,
+            note=f" {arguments.note}" if arguments.note else "",
             today=date.today().isoformat(),
             torch_version=manifest["versions"]["torch"],
             transformers_version=manifest["versions"]["transformers"],
