@@ -82,6 +82,7 @@ def test_stopped_then_out_of_space_then_finished(tmp_path, base_folder, own_cach
     assert not (run / "model").exists()
 
     before = contents(checkpoint)
+    monkeypatch.setenv("COLUMNS", "300")
     monkeypatch.chdir(tmp_path)
     with full_disk():
         message = refused(in_process(*how))

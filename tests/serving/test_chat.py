@@ -1,6 +1,7 @@
 import copy
 import io
 import threading
+import time
 
 import pytest
 import torch
@@ -85,14 +86,27 @@ def test_a_long_history_loses_its_oldest_turns_and_goes_on(loaded, monkeypatch):
 
 
 def test_an_answer_that_is_not_read_to_its_end_is_kept_as_far_and_stops(loaded):
-    conversation = Conversation(loaded, {"max_new_tokens": 60, "do_sample": False, "eos_token_id": None})
-    before = threading.active_count()
-    pieces = conversation.ask("Why?")
-    first = next(pieces)
-    pieces.close()
+    # No end of text, and spaces to make pieces of.
+    space = loaded.tokenizer(" ")["input_ids"][0]
+    settings = {"max_new_tokens": 60, "min_new_tokens": 60, "sequence_bias": [[[space], 1000.0]]}
+    conversation = Conversation(loaded, {**settings, "do_sample": False})
+    before, steps = threading.active_count(), []
+
+    def slow(*_):
+        steps.append(1)
+        time.sleep(0.02)
+
+    hook = loaded.model.register_forward_hook(slow)
+    try:
+        pieces = conversation.ask("Why?")
+        first = next(pieces)
+        pieces.close()
+    finally:
+        hook.remove()
     assert conversation.messages[-1] == {"role": "assistant", "content": first.strip()}
     # Nothing goes on generating behind the next question.
     assert threading.active_count() == before
+    assert 1 <= len(steps) < 30
 
 
 def test_a_failure_leaves_the_history_as_it_was(loaded):
