@@ -65,7 +65,7 @@ def finetune(
     from gptft.recipe import load_recipe
 
     changes = [*(overrides or []), *(["model.fallback=null"] if no_fallback else [])]
-    loaded = load_recipe(_recipe_file(recipe, resume), changes)
+    loaded = load_recipe(recipe / "recipe.yaml" if (recipe / "recipe.yaml").is_file() else recipe, changes)
     from gptft.training.finetune import finetune as run_finetune
 
     run = run_finetune(loaded, resume=resume)
@@ -216,11 +216,6 @@ def print_schema() -> None:
     print(json.dumps(json_schema(), indent=2, ensure_ascii=False))
 
 
-def _recipe_file(recipe: Path, resume: bool) -> Path:
-    """A run folder stands for the recipe in it."""
-    return recipe / "recipe.yaml" if recipe.is_dir() and (recipe / "recipe.yaml").is_file() else recipe
-
-
 def _load(target: str | None) -> tuple[str, LoadedModel]:
     from gptft.runs import find_run
 
@@ -248,11 +243,6 @@ def main() -> None:
             raise
         Console(stderr=True).print(f"[bold red]Error:[/bold red] {escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("Stopped.", file=sys.stderr)
-        sys.exit(130)
-    except BrokenPipeError:
-        sys.exit(1)
     except Exception as error:
         if debug:
             raise

@@ -38,4 +38,7 @@ def add_adapter(model: Any, section: AdapterSection) -> Any:
     if conv1d and "fan_in_fan_out" in known and "fan_in_fan_out" not in section.settings:
         config.fan_in_fan_out = True
     with loading_errors(f"adapter {section.type}"):
-        return get_peft_model(model, config)
+        adapted = get_peft_model(model, config)
+    if not hasattr(adapted.base_model, "merge_and_unload"):
+        raise UserError(f"adapter.type: {section.type} cannot be merged into the model, which a run's model/ needs.")
+    return adapted

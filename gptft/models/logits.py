@@ -70,6 +70,24 @@ def row_losses(model: torch.nn.Module, batch: dict[str, Any]) -> tuple[Tensor, T
 
 
 @torch.no_grad()
+def keeps_documents_apart(model: Any) -> bool:
+    """Whether a document's logits stay the same when another stands before it in the row, as packing needs."""
+    was_training = model.training
+    model.eval()
+    row = torch.tensor([[1, 2, 3, 4, 5, 6]], device=next(model.parameters()).device)
+    positions = torch.tensor([[0, 1, 2, 0, 1, 2]], device=row.device)
+    try:
+        together = model(input_ids=row, position_ids=positions, use_cache=False).logits[:, 3:]
+        alone = model(input_ids=row[:, 3:], use_cache=False).logits
+    except TypeError:
+        # The model takes no positions at all.
+        return False
+    finally:
+        model.train(was_training)
+    return torch.allclose(together, alone, rtol=1e-3, atol=1e-3)
+
+
+@torch.no_grad()
 def next_tokens(model: torch.nn.Module, tokenizer: Any, input_ids: Sequence[int], count: int = 10) -> list[Prediction]:
     """The `count` likeliest next tokens after `input_ids`, the likeliest first.
 

@@ -36,8 +36,13 @@ class Run:
 
     @property
     def model(self) -> Path:
-        """The result; it exists once the run is finished."""
+        """The result, complete for transformers alone; it exists once the run is finished."""
         return self.folder / "model"
+
+    @property
+    def adapter(self) -> Path:
+        """The PEFT adapter, where one was trained; `model` has it merged."""
+        return self.folder / "adapter"
 
     @property
     def log_file(self) -> Path:

@@ -86,6 +86,13 @@ class Task(ABC):
         The columns `shortened` and `dropped` flag a row's first example; a row that gives none is one without tokens.
         """
 
+    def check_model(self, model: Any) -> None:  # noqa: B027 (most tasks take any model)
+        """Refuse a model that cannot learn this task as gptft teaches it.
+
+        Raises:
+            UserError: saying why.
+        """
+
     def prompts(self, dataset: Dataset, tokenizer: Any, max_length: int) -> list[Prompt]:
         """What to generate from for scores: none where the task has no answers."""
         return []

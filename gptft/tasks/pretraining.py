@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from gptft.models.logits import IGNORED
+from gptft.errors import UserError
+from gptft.models.logits import IGNORED, keeps_documents_apart
 from gptft.models.templates import render_conversation
 from gptft.tasks.base import Task
 
@@ -18,6 +19,14 @@ class Pretraining(Task):
 
     name: ClassVar[str] = "pretraining"
     generates: ClassVar[bool] = False
+
+    def check_model(self, model: Any) -> None:
+        """Documents share rows, so the model must keep them apart by their positions."""
+        if not keeps_documents_apart(model):
+            raise UserError(
+                f"task pretraining: documents share rows, and this base ({model.config.model_type}) lets them see each "
+                "other. Use a base whose attention in transformers reads packed rows, such as GPT-2."
+            )
 
     def examples(self, dataset: Dataset, tokenizer: Any, max_length: int, cache_key: str) -> Dataset:
         """Rows of exactly `max_length` tokens (the last may be shorter) with `position_ids` that restart."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.panel import Panel
 
 from gptft.errors import GptftError, UserError
@@ -44,7 +46,8 @@ def finetune(recipe: Recipe, *, resume: bool = False, runs: Path = RUNS, console
     checkpoint = run.checkpoint() if run else None
     if run and checkpoint:
         _check_same_recipe(recipe, run)
-        console.print(f"Resuming [bold]{run.folder}[/bold] from {checkpoint.name}.")
+        recipe = _with_base_of(run, recipe)
+        console.print(f"Resuming [bold]{escape(str(run.folder))}[/bold] from {checkpoint.name}.", soft_wrap=True)
     # Torch and transformers take seconds to import: a recipe's mistakes are reported before.
     with console.status("Starting"):
         from gptft.models.quiet import quiet_libraries
@@ -56,14 +59,19 @@ def finetune(recipe: Recipe, *, resume: bool = False, runs: Path = RUNS, console
     else:
         run = new_run(recipe.name, runs)
         write_text_atomically(run.recipe_file, dump_recipe(recipe))
-    run.update_manifest(**prepared.facts, state="running", started=datetime.now(timezone.utc).isoformat())
+    base = run.manifest.get("base", _base_facts(prepared.loaded))
+    started_at = datetime.now(timezone.utc).isoformat()
+    run.update_manifest(**prepared.facts, base=base, state="running", started=started_at)
     try:
         state = _train(recipe, prepared, run, checkpoint, console)
     except BaseException as error:
-        run.update_manifest(state="failed", reason=f"{type(error).__name__}: {error}"[:500])
-        if isinstance(error, GptftError) or not isinstance(error, Exception):
+        # Half a checkpoint is removed first: on a full disk that is the room for the manifest.
+        failure = _failure(error, run)
+        with suppress(GptftError):
+            run.update_manifest(state="failed", reason=f"{type(error).__name__}: {error}"[:500])
+        if not isinstance(error, Exception):
             raise
-        raise _failure(error, run) from error
+        raise failure from error
     run.update_manifest(seconds=round(time.perf_counter() - started, 1), state=state)
     return run
 
@@ -89,10 +97,11 @@ def prepare(recipe: Recipe, console: Console, checkpoint: Path | None = None) ->
     from gptft.tasks import TASKS
 
     with console.status("Reading the data"):
-        splits = load_splits(recipe, ("train", "validation"))
-    console.print(splits.report.summary(), highlight=False)
+        # The test split too: rows that it shares with train are told before anything is trained on them.
+        splits = load_splits(recipe)
+    console.print(splits.report.summary(), highlight=False, markup=False)
     for warning in splits.report.warnings:
-        console.print(f"[yellow]Warning:[/yellow] {warning}")
+        console.print(f"[yellow]Warning:[/yellow] {escape(warning)}")
     train_rows = splits.train
     if train_rows is None:
         raise UserError("data.train: there are no rows to train on.")
@@ -102,6 +111,7 @@ def prepare(recipe: Recipe, console: Console, checkpoint: Path | None = None) ->
         loaded = load_for_training(recipe, lambda: _texts(train_rows), checkpoint)
     _announce(recipe, loaded, console)
     task = TASKS[recipe.task]
+    task.check_model(loaded.model)
     max_length = recipe.data.max_length or loaded.positions
     encoded: dict[str, Any] = {}
     counts: dict[str, Any] = {}
@@ -111,12 +121,11 @@ def prepare(recipe: Recipe, console: Console, checkpoint: Path | None = None) ->
         fingerprint = splits.report.splits[name].fingerprint
         with console.status(f"Encoding {name}"):
             encoded[name], preparation = task.prepare(rows, loaded.tokenizer, max_length, name, fingerprint)
-        console.print(f"{name}: {preparation.summary()}", highlight=False)
+        console.print(f"{name}: {preparation.summary()}", highlight=False, markup=False)
         counts[name] = preparation.to_dict()
     facts = {
         "name": recipe.name,
         "task": recipe.task,
-        "base": _base_facts(loaded),
         "data": splits.report.to_dict(),
         "examples": counts,
         "seed": seed,
@@ -139,8 +148,8 @@ def _announce(recipe: Recipe, loaded: Any, console: Console) -> None:
     if base and base.fallback_reason:
         console.print(
             Panel(
-                f"[bold]{base.requested}[/bold] is not in the cache and the Hugging Face Hub could not be reached\n"
-                f"({base.fallback_reason}).\n"
+                f"[bold]{escape(base.requested)}[/bold] is not in the cache, and the Hugging Face Hub could not be "
+                f"reached\n({escape(base.fallback_reason)}).\n"
                 "Starting from the [bold]starter[/bold], the small GPT-2 that ships with gptft, as the recipe's "
                 "`fallback` allows.\nThe result will be weaker. `--no-fallback` makes this an error.",
                 title="Another base is used",
@@ -151,7 +160,8 @@ def _announce(recipe: Recipe, loaded: Any, console: Console) -> None:
     trained = sum(parameter.numel() for parameter in loaded.model.parameters() if parameter.requires_grad)
     name = base.location if base and base.requested != "starter" and not base.fallback_reason else "starter"
     share = f", {trained:,} of them trained ({recipe.adapter.type})" if recipe.adapter else ""
-    console.print(f"model: {name if base else 'from scratch'}, {total:,} parameters{share}", highlight=False)
+    line = f"model: {name if base else 'from scratch'}, {total:,} parameters{share}"
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _base_facts(loaded: Any) -> dict[str, Any]:
@@ -164,6 +174,15 @@ def _base_facts(loaded: Any) -> dict[str, Any]:
         "revision": getattr(loaded.model.config, "_commit_hash", None) or loaded.base.revision,
         "fallback_reason": loaded.base.fallback_reason,
     }
+
+
+def _with_base_of(run: Run, recipe: Recipe) -> Recipe:
+    """The recipe with the base that the run was started from: the Hub may answer now, or hold another version."""
+    base = run.manifest.get("base", {})
+    if not base.get("used"):
+        return recipe
+    changes = {"base": base["used"], "revision": base.get("revision"), "fallback": None}
+    return recipe.model_copy(update={"model": recipe.model.model_copy(update=changes)})
 
 
 def _check_same_recipe(recipe: Recipe, run: Run) -> None:
@@ -232,23 +251,29 @@ def _train(recipe: Recipe, prepared: Prepared, run: Run, checkpoint: Path | None
         "peak_memory_bytes": peak_memory_bytes(),
     }
     run.update_manifest(**facts)
-    run.set_latest()
     if stop.asked and trainer.state.global_step < trainer.state.max_steps:
         console.print(
             f"\nStopped at step {trainer.state.global_step:,} of {trainer.state.max_steps:,}, and saved. Resume with\n"
-            f"  gptft finetune {run.recipe_file} --resume"
+            f"  gptft finetune {run.recipe_file} --resume",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
         )
         return "stopped"
+    model: Any = trainer.model
+    if recipe.adapter:
+        with folder_written_atomically(run.adapter) as folder:
+            save_model(model, prepared.loaded.tokenizer, folder)
+        model = model.merge_and_unload()
     with folder_written_atomically(run.model) as folder:
-        save_model(trainer.model, prepared.loaded.tokenizer, folder)
-    console.print(
-        f"Trained on {facts['tokens_seen']:,} tokens in {duration(seconds)}. The model is in [bold]{run.model}[/bold].",
-        highlight=False,
-    )
+        save_model(model, prepared.loaded.tokenizer, folder)
+    run.set_latest()
+    line = f"Trained on {facts['tokens_seen']:,} tokens in {duration(seconds)}. The model is in {run.model}."
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
     return "finished"
 
 
-def _failure(error: Exception, run: Run) -> GptftError:
+def _failure(error: BaseException, run: Run) -> GptftError:
     checkpoint = run.checkpoint()
     resume = (
         f"The checkpoint {checkpoint.name} is complete: `gptft finetune {run.recipe_file} --resume` goes on from it."

@@ -96,7 +96,17 @@ def test_a_recipe_with_an_adapter_ends_as_a_run_that_can_be_a_base(write_recipe,
 
     recipe = write_recipe(adapter={"type": "lora", "r": 2}, training={"max_steps": 2, "learning_rate": 0.1})
     run = finetune(recipe, runs=tmp_path / "runs")
-    assert (run.model / "adapter_model.safetensors").is_file()
+    assert (run.adapter / "adapter_model.safetensors").is_file()
+    # The model is complete without PEFT, template included; it equals base and adapter together.
+    from peft import AutoPeftModelForCausalLM
+    from transformers import AutoModelForCausalLM, pipeline
+
+    assert not (run.model / "adapter_config.json").exists()
+    expected = AutoPeftModelForCausalLM.from_pretrained(run.adapter).eval()(IDS).logits
+    torch.testing.assert_close(AutoModelForCausalLM.from_pretrained(run.model)(IDS).logits, expected, rtol=0, atol=1e-5)
+    bot = pipeline("text-generation", model=str(run.model))
+    answer = bot([{"role": "user", "content": "hi"}], max_new_tokens=4)
+    assert answer[0]["generated_text"][-1]["role"] == "assistant"
     again = write_recipe(model={"base": str(run.folder)}, training={"max_steps": 1}, name="again")
     second = finetune(again, runs=tmp_path / "runs")
     assert (second.model / "model.safetensors").is_file()
@@ -122,5 +132,5 @@ def test_an_adapter_resumes_where_it_was(write_recipe, tmp_path, monkeypatch):
         patch.setattr(StopWhenAsked, "on_step_end", stop_early)
         assert finetune(recipe(), runs=tmp_path / "runs").manifest["state"] == "stopped"
     resumed = finetune(recipe(), resume=True, runs=tmp_path / "runs")
-    one, two = (load_file(run.model / "adapter_model.safetensors") for run in (whole, resumed))
+    one, two = (load_file(run.adapter / "adapter_model.safetensors") for run in (whole, resumed))
     assert all(torch.equal(one[name], two[name]) for name in one)

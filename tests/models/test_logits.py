@@ -32,3 +32,13 @@ def test_the_hidden_state_is_read_nowhere():
         path for path in package.rglob("*.py") if re.search(r"last_hidden_state|\.hidden_states", path.read_text())
     ]
     assert readers == []
+
+
+def test_a_model_that_lets_packed_documents_see_each_other_is_found():
+    from transformers import BloomConfig, BloomForCausalLM
+
+    from gptft.models.logits import keeps_documents_apart
+
+    assert keeps_documents_apart(make_model())
+    # Bloom counts positions from the mask and takes no notice of ours.
+    assert not keeps_documents_apart(BloomForCausalLM(BloomConfig(vocab_size=257, hidden_size=32, n_layer=1, n_head=2)))

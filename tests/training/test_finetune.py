@@ -174,6 +174,27 @@ def test_resuming_other_data_is_refused(train, at_step):
         train(resume=True, rows=[{"prompt": "new", "completion": "rows"}] * 3 + [{"prompt": "a", "completion": "b"}])
 
 
+def test_a_run_begun_on_the_fallback_resumes_on_it(train, at_step, base_folder, monkeypatch):
+    from gptft.models import loading
+    from gptft.models.bases import Base
+
+    asked = []
+
+    def resolve(name: str, revision: str | None = None, fallback: str | None = None) -> Base:
+        asked.append(name)
+        return Base(name, str(base_folder), fallback_reason=None if name == "starter" else "no answer")
+
+    monkeypatch.setattr(loading, "resolve_base", resolve)
+    section = {"base": "someone/somewhere", "fallback": "starter"}
+    at_step(5, interrupt)
+    stopped = train(model=section)
+    assert find_run(None, stopped.folder.parent) == stopped
+    run = train(model=section, resume=True)
+    assert asked == ["someone/somewhere", "starter"]
+    assert run.manifest["base"] == stopped.manifest["base"]
+    assert run.manifest["base"]["fallback_reason"] == "no answer"
+
+
 def test_there_may_be_nothing_to_resume(train):
     with pytest.raises(UserError, match="nothing to resume"):
         train(resume=True)
