@@ -22,6 +22,8 @@ REASONS = {
     "save_total_limit": "the newest two suffice to resume, and checkpoints with their optimizer are large",
     "logging_steps": "small data sets have few steps, and a loss that is seen early saves a training",
     "logging_first_step": "the first loss says at once whether data and base fit together",
+    "logging_nan_inf_filter": "a run that diverged shows it; transformers hides such steps from the logged mean",
+    "greater_is_better": "loss and perplexity are best when lowest; transformers takes the highest perplexity",
 }
 """Why gptft's own defaults of `training` are what they are; the values are in gptft.training.arguments."""
 

@@ -7,9 +7,10 @@ pydantic model made from the class's annotations. What a class accepts but gptft
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
@@ -25,14 +26,18 @@ def _each(names: str, value: Any) -> dict[str, Any]:
 
 
 _LIKE_GENERATED = "training only evaluates the loss; name scores under `evaluation.metrics`"
+_ONE_PROCESS = "gptft trains in one process so far"
 _LOGITS = "gptft already computes logits only where they are read"
 
 # fmt: off
 MANAGED: dict[str, dict[str, str]] = {
     "training": _each("do_train do_eval do_predict", "the recipe's data decide it")
     | _each("remove_unused_columns label_names length_column_name", "gptft makes the columns that the model takes")
-    | _each("prediction_loss_only include_for_metrics batch_eval_metrics eval_do_concat_batches eval_use_gather_object",
-            _LIKE_GENERATED)
+    | _each("prediction_loss_only include_for_metrics batch_eval_metrics eval_do_concat_batches eval_use_gather_object "
+            "eval_accumulation_steps", _LIKE_GENERATED)
+    | _each("average_tokens_across_devices accelerator_config parallelism_config fsdp fsdp_config deepspeed "
+            "ddp_find_unused_parameters ddp_bucket_cap_mb ddp_broadcast_buffers ddp_static_graph ddp_backend "
+            "ddp_timeout local_rank log_on_each_node log_level_replica save_on_each_node", _ONE_PROCESS)
     | _each("bf16 fp16 bf16_full_eval fp16_full_eval", _PRECISION)
     | _each("use_liger_kernel liger_kernel_config", _LOGITS)
     | _each("push_to_hub hub_token hub_private_repo hub_model_id hub_strategy hub_always_push hub_revision",
@@ -42,7 +47,12 @@ MANAGED: dict[str, dict[str, str]] = {
         "resume_from_checkpoint": "`gptft finetune --resume` continues the newest checkpoint",
         "disable_tqdm": "gptft shows its own progress",
         "use_cache": "the cache makes rows that share documents attend across them",
-        "local_rank": "the launcher sets it",
+        "per_device_eval_batch_size": "evaluation batches hold a fixed number of tokens, whatever the rows",
+        "dataloader_drop_last": "no row is dropped: the loss of a short step is the mean over its own tokens",
+        "include_num_input_tokens_seen": "the tokens seen are always counted",
+        "save_only_model": "without its optimizer's state a training could not be resumed",
+        "enable_jit_checkpoint": "SIGINT or SIGTERM always saves a checkpoint after the step",
+        "restore_callback_states_from_checkpoint": "gptft's callbacks keep no state",
     },
     "evaluation.generation": _each("pad_token_id bos_token_id eos_token_id decoder_start_token_id", _FROM_TOKENIZER)
     | _each("return_dict_in_generate output_attentions output_hidden_states output_scores output_logits "
@@ -73,15 +83,15 @@ REMOVED: dict[str, str] = {
     "no_cuda": "use `use_cpu`",
     "use_mps_device": "leave it out (`use_cpu: true` forbids accelerators)",
     "per_gpu_train_batch_size": "use `per_device_train_batch_size`",
-    "per_gpu_eval_batch_size": "use `per_device_eval_batch_size`",
+    "per_gpu_eval_batch_size": "leave it out: evaluation batches hold a fixed number of tokens",
     "group_by_length": "use `train_sampling_strategy: group_by_length`",
     "adafactor": "use `optim: adafactor`",
     "include_inputs_for_metrics": "leave it out: name scores under `evaluation.metrics`",
     "include_tokens_per_second": "leave it out: progress and log show tokens per second",
     **_each("fp16_opt_level fp16_backend half_precision_backend", _PRECISION),
     **_each("use_ipex jit_mode_eval torchdynamo", "use `torch_compile`"),
-    **_each("fsdp_min_num_params fsdp_transformer_layer_cls_to_wrap", "use `fsdp_config`"),
-    **_each("dispatch_batches split_batches", "use `accelerator_config`"),
+    **_each("fsdp_min_num_params fsdp_transformer_layer_cls_to_wrap", f"leave it out: {_ONE_PROCESS}"),
+    **_each("dispatch_batches split_batches", f"leave it out: {_ONE_PROCESS}"),
     **_each("push_to_hub_model_id push_to_hub_organization push_to_hub_token", _NO_PUBLISHING),
     **_each("tpu_num_cores tpu_metrics_debug past_index tp_size mp_parameters ray_scope use_legacy_prediction_loop",
             "leave it out"),
@@ -89,7 +99,7 @@ REMOVED: dict[str, str] = {
 """Arguments of older transformers that version 5 has no more, with what to write instead."""
 
 _RANGES: dict[str, dict[str, Any]] = {
-    **_each("per_device_train_batch_size per_device_eval_batch_size gradient_accumulation_steps save_total_limit "
+    **_each("per_device_train_batch_size gradient_accumulation_steps save_total_limit dataloader_prefetch_factor "
             "max_new_tokens num_beams r n_layer n_head n_embd n_positions n_inner", {"ge": 1}),
     **_each("learning_rate num_train_epochs temperature lora_alpha logging_steps eval_steps save_steps", {"gt": 0}),
     **_each("weight_decay warmup_steps max_grad_norm seed data_seed dataloader_num_workers top_k", {"ge": 0}),
@@ -121,6 +131,11 @@ def fields_of(section: str, adapter: str = "lora") -> dict[str, FieldSpec]:
     transformers = package_folder("transformers")
     if section == "training":
         fields = annotated_fields(transformers / "training_args.py", "TrainingArguments")
+        fields["train_sampling_strategy"] = replace(
+            fields["train_sampling_strategy"],
+            type=Literal["group_by_length", "random", "sequential"],
+            description="Order of the rows: those of like length together, random, or as in the data in every epoch.",
+        )
     elif section == "evaluation.generation":
         fields = popped_fields(transformers / "generation" / "configuration_utils.py", "GenerationConfig")
     elif section == "model.config":

@@ -23,6 +23,10 @@ DEFAULTS: dict[str, Any] = {
     "save_total_limit": 2,
     "logging_steps": 10,
     "logging_first_step": True,
+    # A loss that is not a number ends up in the log as such, not left out of the mean.
+    "logging_nan_inf_filter": False,
+    # Loss and perplexity, all that a recipe may choose by.
+    "greater_is_better": False,
     # gptft shows progress itself.
     "disable_tqdm": True,
 }
@@ -38,7 +42,7 @@ def training_arguments(recipe: Recipe, run: Path, has_validation: bool) -> Train
         has_validation: whether there are validation rows to measure during training.
 
     Raises:
-        UserError: a combination that transformers refuses.
+        UserError: a combination that transformers refuses, or more than one process or GPU.
     """
     from transformers import TrainingArguments
 
@@ -48,12 +52,25 @@ def training_arguments(recipe: Recipe, run: Path, has_validation: bool) -> Train
         # To save the best is no rhythm to evaluate in.
         rhythm = "epoch" if settings["save_strategy"] == "best" else settings["save_strategy"]
         settings["eval_strategy"] = rhythm if has_validation else "no"
+    # Null is TrainingArguments' own way to leave it open, which takes perplexity for better when higher.
+    settings["greater_is_better"] = bool(settings["greater_is_better"])
     if "dataloader_pin_memory" not in settings:
         settings["dataloader_pin_memory"] = torch.cuda.is_available()
-    if not settings.get("bf16") and not settings.get("fp16"):
-        dtype = resolve_dtype(recipe.model.dtype)
-        settings |= {"bf16": dtype is torch.bfloat16, "fp16": dtype is torch.float16}
+    dtype = _precision(recipe.model.dtype, bool(settings.get("use_cpu")))
+    settings |= {"bf16": dtype is torch.bfloat16, "fp16": dtype is torch.float16}
     try:
-        return TrainingArguments(**settings)
+        arguments = TrainingArguments(**settings)
     except (ValueError, TypeError, ImportError) as error:
         raise UserError(f"training: {error}") from error
+    if arguments.world_size > 1:
+        raise UserError("gptft trains in one process so far; start it without a launcher (torchrun, accelerate launch)")
+    if arguments.n_gpu > 1:
+        raise UserError(
+            f"gptft trains on one GPU so far, and {arguments.n_gpu} are visible: choose one by CUDA_VISIBLE_DEVICES=0"
+        )
+    return arguments
+
+
+def _precision(name: str, use_cpu: bool) -> torch.dtype:
+    # What `auto` resolves to beside a GPU is what that GPU does fast, and says nothing of the CPU.
+    return resolve_dtype("float32" if name == "auto" and use_cpu and torch.cuda.is_available() else name)

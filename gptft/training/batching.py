@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch.utils.data import BatchSampler
@@ -18,26 +18,32 @@ that a step still mixes."""
 class LengthGroupedBatches(BatchSampler):
     """Batches of row numbers for one epoch after another; rows of like length share a batch.
 
-    The rows of a step depend on seed, epoch and the step's size alone, not on how many batches or processes it is
-    split over: batch 8 sees the same steps as batch 2 with 4 accumulation steps. The order needs no state, so a
+    The rows of a step depend on seed, epoch and the step's size alone, not on how many batches it is split over:
+    batch 8 sees the same steps as batch 2 with 4 accumulation steps. The order needs no state, so a
     resumed run goes on with the same rows.
 
     Args:
         lengths: tokens of each row.
-        batch_size: rows of one batch on one process.
-        batches_per_step: accumulation steps times processes.
+        batch_size: rows of one batch.
+        batches_per_step: accumulation steps.
         seed: of the order.
-        grouped: whether rows are grouped by length at all; else they come in random order.
+        strategy: `group_by_length`, `random` (rows of any lengths share a batch) or `sequential` (the rows' own order
+            in every epoch).
     """
 
     def __init__(
-        self, lengths: Sequence[int], batch_size: int, batches_per_step: int, seed: int, grouped: bool = True
+        self,
+        lengths: Sequence[int],
+        batch_size: int,
+        batches_per_step: int,
+        seed: int,
+        strategy: Literal["group_by_length", "random", "sequential"] = "group_by_length",
     ) -> None:
         self.lengths = torch.tensor(lengths)
         self.batch_size = batch_size
         self.step_size = batch_size * batches_per_step
         self.seed = seed
-        self.grouped = grouped
+        self.strategy = strategy
         self.epoch = 0
         self.drop_last = False
 
@@ -52,6 +58,9 @@ class LengthGroupedBatches(BatchSampler):
 
     def __iter__(self) -> Iterator[list[int]]:
         """The batches of the epoch; its last step is the short one, as the Trainer expects."""
+        if self.strategy == "sequential":
+            yield from (batch.tolist() for batch in torch.arange(len(self.lengths)).split(self.batch_size))
+            return
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
         order = torch.randperm(len(self.lengths), generator=generator)
         full = len(order) // self.step_size * self.step_size
@@ -59,7 +68,7 @@ class LengthGroupedBatches(BatchSampler):
         span = self.step_size * STEPS_SORTED_TOGETHER
         for start in range(0, full, span):
             rows = order[start : min(start + span, full)]
-            if self.grouped:
+            if self.strategy == "group_by_length":
                 rows = rows[torch.argsort(self.lengths[rows], descending=True, stable=True)]
             steps += rows.split(self.step_size)
         for index in torch.randperm(len(steps), generator=generator).tolist():

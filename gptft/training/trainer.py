@@ -30,15 +30,16 @@ class FineTuner(Trainer):
         self.model_accepts_loss_kwargs = True
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """Batches of rows of like length; `training.train_sampling_strategy: random` turns the grouping off."""
+        """Batches in the order of `training.train_sampling_strategy`: rows of like length together by default."""
         args, dataset = self.args, self.train_dataset
         sampler = LengthGroupedBatches(
             # [:] reads the column at once; indexing a column of `datasets` row by row takes half a millisecond each.
             dataset["length"][:],  # pyright: ignore[reportOptionalSubscript, reportIndexIssue, reportArgumentType]
-            args.train_batch_size,
-            args.gradient_accumulation_steps * args.world_size,
+            # Not the arguments' size: `auto_find_batch_size` lowers this one.
+            self._train_batch_size,
+            args.gradient_accumulation_steps,
             args.data_seed if args.data_seed is not None else args.seed,
-            grouped=args.train_sampling_strategy == "group_by_length",
+            strategy=args.train_sampling_strategy,
         )
         loader = DataLoader(
             dataset,  # pyright: ignore[reportArgumentType]
@@ -47,6 +48,9 @@ class FineTuner(Trainer):
             num_workers=args.dataloader_num_workers,
             pin_memory=args.dataloader_pin_memory and torch.cuda.is_available(),
             persistent_workers=args.dataloader_persistent_workers,
+            prefetch_factor=args.dataloader_prefetch_factor,
+            multiprocessing_context=args.dataloader_multiprocessing_context,
+            in_order=args.dataloader_in_order,
         )
         return self.accelerator.prepare(loader)
 
@@ -58,10 +62,8 @@ class FineTuner(Trainer):
         num_items_in_batch: Any = None,
     ) -> torch.Tensor:
         """Sum of the cross-entropy over this batch's supervised tokens, divided by those of the whole step."""
-        self.state.num_input_tokens_seen += inputs.pop("token_count") * self.args.world_size
-        loss = supervised_loss_sum(model, inputs, self.args.label_smoothing_factor) / num_items_in_batch
-        # Gradients are averaged over processes, and the step's tokens are already counted over all of them.
-        return loss * self.accelerator.num_processes
+        self.state.num_input_tokens_seen += inputs.pop("token_count")
+        return supervised_loss_sum(model, inputs, self.args.label_smoothing_factor) / num_items_in_batch
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
@@ -69,17 +71,13 @@ class FineTuner(Trainer):
         """Loss (mean over supervised tokens) and perplexity of the validation rows."""
         dataset: Any = self.eval_dataset if eval_dataset is None else eval_dataset
         start = time.perf_counter()
-        processes, rank = self.accelerator.num_processes, self.accelerator.process_index
-        shard = dataset.shard(processes, rank) if processes > 1 else dataset
         losses, counts = dataset_losses(
             self.accelerator.unwrap_model(self.model),
-            shard,
+            dataset,
             self.data_collator.pad_token_id,  # pyright: ignore[reportAttributeAccessIssue]
             self.compute_loss_context_manager(),
         )
-        sums = torch.tensor([losses.sum(), counts.sum()], dtype=torch.float64)
-        total, tokens = torch.as_tensor(self.accelerator.reduce(sums.to(self.args.device))).tolist()
-        loss = total / tokens
+        loss = float(losses.sum() / counts.sum())
         metrics = {
             f"{metric_key_prefix}_loss": loss,
             f"{metric_key_prefix}_perplexity": math.exp(min(loss, 700.0)),

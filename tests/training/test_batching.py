@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -5,6 +7,7 @@ from hypothesis import strategies as st
 
 from gptft.training.batching import Collator, LengthGroupedBatches, batches_by_tokens
 
+STRATEGIES: list[Any] = ["group_by_length", "random", "sequential"]
 LENGTHS = [(7 * index) % 61 + 1 for index in range(203)]
 
 
@@ -15,13 +18,13 @@ def steps(sampler: LengthGroupedBatches, epoch: int, per_step: int) -> list[set[
 
 
 @given(
-    rows=st.integers(1, 300), batch=st.integers(1, 9), per_step=st.integers(1, 4), grouped=st.booleans(),
+    rows=st.integers(1, 300), batch=st.integers(1, 9), per_step=st.integers(1, 4), strategy=st.sampled_from(STRATEGIES),
     epoch=st.integers(0, 3),
 )  # fmt: skip
 @settings(deadline=None, max_examples=60)
-def test_each_row_comes_once_an_epoch_in_as_many_batches_as_said(rows, batch, per_step, grouped, epoch):
+def test_each_row_comes_once_an_epoch_in_as_many_batches_as_said(rows, batch, per_step, strategy, epoch):
     lengths = [(13 * index) % 37 + 1 for index in range(rows)]
-    sampler = LengthGroupedBatches(lengths, batch, per_step, seed=3, grouped=grouped)
+    sampler = LengthGroupedBatches(lengths, batch, per_step, seed=3, strategy=strategy)
     sampler.set_epoch(epoch)
     batches = list(sampler)
     assert sorted(index for rows_of_batch in batches for index in rows_of_batch) == list(range(rows))
@@ -53,12 +56,19 @@ def test_order_depends_on_seed_and_epoch_alone():
     assert order(1, 0) != order(2, 0)
 
 
+def test_sequential_is_the_rows_own_order_in_every_epoch():
+    sampler = LengthGroupedBatches(LENGTHS, 8, 2, seed=1, strategy="sequential")
+    for epoch in range(2):
+        sampler.set_epoch(epoch)
+        assert [index for batch in sampler for index in batch] == list(range(len(LENGTHS)))
+
+
 def test_grouping_saves_most_of_the_padding_and_random_does_not():
-    def padding(grouped: bool) -> int:
-        batches = list(LengthGroupedBatches(LENGTHS, 8, 1, seed=1, grouped=grouped))
+    def padding(strategy: Any) -> int:
+        batches = list(LengthGroupedBatches(LENGTHS, 8, 1, seed=1, strategy=strategy))
         return sum(max(LENGTHS[i] for i in batch) * len(batch) - sum(LENGTHS[i] for i in batch) for batch in batches)
 
-    assert padding(True) < padding(False) / 3
+    assert padding("group_by_length") < padding("random") / 3
 
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=80), st.integers(1, 200))
