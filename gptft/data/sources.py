@@ -18,14 +18,12 @@ from gptft.data.cleaning import EMPTY, clean_row, content_digest
 from gptft.data.columns import RowError, detect_layout, read_row
 from gptft.data.readers import Bad, Rows, read_file
 from gptft.errors import GptftError, UserError
+from gptft.network import hub_problem
 from gptft.recipe.schema import CleaningSection, Recipe, Source, Task
 from gptft.recipe.sources import TEXT_SUFFIXES, SourceError, data_suffix, find_files
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-HUB_SECONDS = 5.0
-"""How long the Hub may take to answer before the cached copy of a data set is used."""
 
 
 @dataclass(frozen=True)
@@ -95,18 +93,17 @@ def _find_shards(source: Source, recipe: Recipe, key: str) -> list[Shard]:
 def _from_hub(source: Source, key: str) -> Shard:
     import datasets
     import datasets.config
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
+    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
-    split, unreachable, was_offline = source.split or key, "", datasets.config.HF_HUB_OFFLINE
+    split, was_offline = source.split or key, datasets.config.HF_HUB_OFFLINE
     neither = f"data.{key}: {source.path} is no file or folder beside the recipe, and"
     try:
-        HfApi().dataset_info(source.path, revision=source.revision, timeout=HUB_SECONDS)
+        unreachable = hub_problem(source.path, "dataset", source.revision)
+    except RevisionNotFoundError as error:
+        raise UserError(f"data.{key}: {source.path} has no revision {source.revision!r} on the Hub.") from error
     except (RepositoryNotFoundError, HFValidationError) as error:
         reason = str(error).partition("\n")[0]
         raise UserError(f"{neither} the Hub shows you no data set of that name: {reason}") from error
-    except Exception as error:  # each HTTP library, proxy and switch has its own
-        unreachable = str(error).partition("\n")[0] or type(error).__name__
     try:
         # Else `datasets` asks an absent Hub for half a minute before it looks into its cache.
         datasets.config.HF_HUB_OFFLINE = was_offline or bool(unreachable)

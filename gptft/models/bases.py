@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-import threading
+import errno
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from gptft.errors import GptftError, UserError
+from gptft.network import hub_problem
 
 STARTER = Path(__file__).parent.parent / "starter"
-HUB_SECONDS = 5.0
-"""How long the Hub may take to answer before a fallback is used."""
+_MISTAKES = {
+    None,
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EINVAL,
+    errno.ENAMETOOLONG,
+}
+"""Of an OSError: what is wrong with what the user gave; all others are failures of the machine."""
 
 
 @dataclass(frozen=True)
@@ -67,77 +78,98 @@ def _model_folder(folder: Path) -> Path:
 
 
 def _refuse_pickle(folder: Path) -> None:
-    if not any(folder.glob("*.safetensors")):
+    adapter = (folder / "adapter_config.json").is_file()
+    weights = ("adapter_model.safetensors",) if adapter else ("model.safetensors", "model.safetensors.index.json")
+    if not any((folder / file).is_file() for file in weights):
         pickled = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
-        found = f"only {', '.join(pickled)}, which can run code when read" if pickled else "no weights"
+        found = f"only {', '.join(pickled)}, which can run code when read" if pickled else f"no weights ({weights[0]})"
         raise UserError(f"{folder} has {found}. gptft loads safetensors: save the model with `save_pretrained`.")
 
 
 def _is_cached(name: str, revision: str | None) -> bool:
+    """Whether a model and its tokenizer are in the cache as a whole: a part of them would fail without the network."""
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
-    def cached(file: str) -> bool:
-        return isinstance(try_to_load_from_cache(name, file, revision=revision), str)
+    def cached(*files: str) -> bool:
+        return all(isinstance(try_to_load_from_cache(name, file, revision=revision), str) for file in files)
 
     try:
-        weights = ("model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors")
-        return (cached("config.json") or cached("adapter_config.json")) and any(cached(file) for file in weights)
+        tokenizers = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("tokenizer.model",))
+        if not cached("config.json") or not any(cached(*files) for files in tokenizers):
+            return False
+        index = try_to_load_from_cache(name, "model.safetensors.index.json", revision=revision)
+        return cached("model.safetensors") or (isinstance(index, str) and cached(*_shards(Path(index))))
     except HFValidationError as error:
         raise UserError(
             f"{name} is neither a folder nor a Hub id such as openai-community/gpt2 (nor `starter`)."
         ) from error
 
 
-def _hub_problem(name: str, revision: str | None) -> str | None:
-    """None when the Hub has `name`, else why it could not be asked.
+def _shards(index: Path) -> set[str]:
+    try:
+        return set(json.loads(index.read_text("utf-8"))["weight_map"].values())
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{index} is damaged: delete it, and it is downloaded again.") from error
 
-    The call is made in a thread of its own: a name server that never answers is beyond the reach of HTTP timeouts.
-    """
-    from huggingface_hub import HfApi, constants
+
+def _hub_problem(name: str, revision: str | None) -> str | None:
+    """None when the Hub has `name`, else why it could not be asked."""
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
-    if constants.HF_HUB_OFFLINE:
-        return "HF_HUB_OFFLINE is set"
-    outcome: list[BaseException | None] = []
-
-    def ask() -> None:
-        try:
-            HfApi().model_info(name, revision=revision, timeout=HUB_SECONDS)
-            outcome.append(None)
-        except BaseException as error:
-            outcome.append(error)
-
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(HUB_SECONDS)
-    if not outcome:
-        return f"no answer within {HUB_SECONDS:.0f} seconds"
-    error = outcome[0]
-    if error is None:
-        return None
-    if isinstance(error, GatedRepoError):
+    try:
+        return hub_problem(name, "model", revision)
+    except GatedRepoError as error:
         raise UserError(
             f"{name} is gated: accept its terms on its Hub page, then log in with `hf auth login`."
         ) from error
-    if isinstance(error, RevisionNotFoundError):
+    except RevisionNotFoundError as error:
         raise UserError(f"{name} has no revision {revision!r} on the Hub.") from error
-    if isinstance(error, RepositoryNotFoundError):
+    except RepositoryNotFoundError as error:
         raise UserError(
             f"{name}: the Hub has no such model, or it is private. Check the spelling, or log in with `hf auth login`."
         ) from error
-    return f"{type(error).__name__}: {str(error).splitlines()[0][:160] if str(error) else 'no reason given'}"
 
 
 @contextmanager
 def loading_errors(what: str) -> Iterator[None]:
-    """Turn transformers' loading errors into one sentence."""
+    """Turn transformers' loading errors into one sentence.
+
+    Raises:
+        UserError: what was to be loaded cannot be.
+        GptftError: the network, the disk or the memory failed it.
+    """
     from safetensors import SafetensorError
 
+    mistakes = (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, SafetensorError)
     try:
         yield
     except GptftError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, SafetensorError) as error:
+    except Exception as error:
+        failure = _failure(error)
+        if failure is None and not isinstance(error, mistakes):
+            raise
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"{what} could not be loaded: {first}") from error
+        if failure is None:
+            raise UserError(f"{what} could not be loaded: {first}") from error
+        why = "" if failure is error else f" ({type(failure).__name__}: {failure})"
+        raise GptftError(f"{what} could not be loaded: {first}{why}") from error
+
+
+def _failure(error: BaseException | None) -> BaseException | None:
+    """Find the failure of machine or network among an error and its causes."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    # By name, as the Hub's library has had several HTTP libraries, each with errors of its own.
+    failures = {"MemoryError", "OutOfMemoryError", "ConnectionError", "Timeout", "TimeoutError", "TransportError"}
+    while error is not None:
+        if failures & {kind.__name__ for kind in type(error).__mro__} or "DefaultCPUAllocator" in str(error):
+            return error
+        if isinstance(error, HfHubHTTPError):
+            if error.response.status_code == 429 or error.response.status_code >= 500:
+                return error
+        elif isinstance(error, OSError) and error.errno not in _MISTAKES:
+            return error
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return None

@@ -1,12 +1,16 @@
+import errno
+import json
 import time
 from pathlib import Path
 from unittest.mock import MagicMock
 
 import huggingface_hub
 import pytest
+import requests
 import torch
-from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
+from gptft import network
 from gptft.errors import GptftError, UserError
 from gptft.models import bases
 from gptft.models.bases import resolve_base
@@ -17,7 +21,7 @@ def hub(monkeypatch, tmp_path):
     """An empty cache, and a Hub that does what the test says instead of a network."""
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(bases, "HUB_SECONDS", 0.2)
+    monkeypatch.setattr(network, "HUB_SECONDS", 0.2)
 
     def answers(action) -> None:
         monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda *args, **options: action())
@@ -123,15 +127,99 @@ def test_a_mistake_is_no_reason_for_the_fallback(hub, kind, said):
         resolve_base("someone/model", "v1", fallback="starter")
 
 
-def test_a_cached_model_needs_no_network(hub, tmp_path):
+@pytest.fixture
+def cache(hub, tmp_path):
+    """Put files into the Hub's cache of someone/model; the Hub itself may not be asked, and says so."""
     hub(lambda: pytest.fail("the Hub was asked"))
     repository: Path = tmp_path / "hub" / "models--someone--model"
     snapshot = repository / "snapshots" / ("a" * 40)
     snapshot.mkdir(parents=True)
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text("a" * 40)
-    (snapshot / "config.json").write_text("{}")
-    with pytest.raises(BaseException, match="the Hub was asked"):
-        resolve_base("someone/model")  # its weights are not there
-    (snapshot / "model.safetensors").write_bytes(b"")
-    assert resolve_base("someone/model").offline
+
+    def put(*names: str, content: str = "{}") -> None:
+        for name in names:
+            (snapshot / name).write_text(content)
+
+    return put
+
+
+def asked() -> bool:
+    try:
+        return not resolve_base("someone/model").offline
+    except BaseException as outcome:
+        assert "the Hub was asked" in str(outcome)
+        return True
+
+
+@pytest.mark.parametrize("tokenizer", [("tokenizer.json",), ("vocab.json", "merges.txt"), ("tokenizer.model",)])
+def test_a_cached_model_needs_no_network(cache, tokenizer):
+    for part in ("config.json", "model.safetensors", *tokenizer):
+        assert asked()
+        cache(part)
+    assert not asked()
+
+
+def test_a_cached_model_in_shards_needs_all_of_them(cache):
+    shards = [f"model-0000{number}-of-00002.safetensors" for number in (1, 2)]
+    cache("config.json", "tokenizer.json")
+    cache("model.safetensors.index.json", content=json.dumps({"weight_map": {"a": shards[0], "b": shards[1]}}))
+    for shard in shards:
+        assert asked()
+        cache(shard)
+    assert not asked()
+    cache("model.safetensors.index.json", content='{"weight')
+    with pytest.raises(UserError, match=r"index\.json is damaged"):
+        resolve_base("someone/model")
+
+
+@pytest.mark.parametrize(
+    ("config", "weights"), [("config.json", "model.safetensors"), ("adapter_config.json", "adapter_model.safetensors")]
+)
+def test_only_the_weights_that_are_loaded_count(tmp_path, config, weights):
+    for name in (config, "optimizer.safetensors", "training_args.bin"):
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(UserError, match=r"only training_args\.bin, which can run code"):
+        resolve_base(str(tmp_path))
+    (tmp_path / weights).write_bytes(b"")
+    assert resolve_base(str(tmp_path)).location == str(tmp_path)
+
+
+def wrapped(cause: Exception) -> OSError:
+    error = OSError("We couldn't connect to the Hub")
+    error.__cause__ = cause
+    return error
+
+
+def server_error(status: int) -> HfHubHTTPError:
+    return HfHubHTTPError("no", response=MagicMock(status_code=status))
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), 1),
+        (MemoryError(), 1),
+        (torch.OutOfMemoryError("CUDA out of memory"), 1),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 1),
+        (requests.ConnectionError("dropped"), 1),
+        (type("ReadError", (type("TransportError", (Exception,), {}),), {})("dropped"), 1),
+        (wrapped(requests.Timeout("late")), 1),
+        (server_error(503), 1),
+        (server_error(404), 2),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory"), 2),
+        (OSError("it is no model"), 2),
+        (ValueError("unknown model type"), 2),
+    ],
+    ids=repr,
+)
+def test_failures_are_told_from_mistakes(error, code):
+    with pytest.raises(GptftError, match="m could not be loaded: ") as caught, bases.loading_errors("m"):
+        raise error
+    assert caught.value.exit_code == code
+    assert caught.value.__cause__ is error
+
+
+def test_a_mistake_of_gptft_stays_what_it_is():
+    with pytest.raises(ZeroDivisionError), bases.loading_errors("m"):
+        raise ZeroDivisionError
