@@ -13,6 +13,7 @@ DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", *TEXT_SUFFIXES)
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
 _VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
+_SECRET = re.compile("TOKEN|KEY|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
 
 
 class SourceError(ValueError):
@@ -91,9 +92,15 @@ def resolve_model(text: str, folders: list[Path]) -> str:
 
 
 def _expand(text: str) -> str:
-    """Replace `$NAME`, `${NAME}` and a leading `~`; a variable that is not set is a `SourceError`."""
-    missing = [a or b for a, b in _VARIABLE.findall(text) if (a or b) not in os.environ]
-    if missing:
+    """Replace `$NAME`, `${NAME}` and a leading `~`; a variable that is not set or a secret is a `SourceError`."""
+    variables = [a or b for a, b in _VARIABLE.findall(text)]
+    if secrets := [name for name in variables if _SECRET.search(name)]:
+        names = ", ".join(f"${name}" for name in secrets)
+        raise SourceError(
+            f"the environment variable {names} is a secret by its name, and places are shown, asked of the Hub and "
+            "written into runs: use a variable of another name, or write the path itself"
+        )
+    if missing := [name for name in variables if name not in os.environ]:
         names = ", ".join(f"${name}" for name in missing)
         raise SourceError(f"the environment variable {names} is not set: export it, or write the path itself")
     return os.path.expanduser(_VARIABLE.sub(lambda match: os.environ[match[1] or match[2]], text))
