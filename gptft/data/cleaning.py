@@ -56,7 +56,8 @@ def clean_row(
     return cleaned, None, found if answered else found | EMPTY
 
 
-def content_digest(messages: Messages | None, text: str | None) -> str:
-    """Digest of what a row says (32 hex digits), the same on every machine; white space at the ends does not count."""
-    said = text.strip() if text is not None else [[m["role"], m["content"].strip()] for m in messages or []]
+def content_digest(messages: Messages | None, text: str | None, exact: bool = False) -> str:
+    """Digest of what a row says (32 hex digits), the same everywhere; white space at the ends counts if `exact`."""
+    kept = str if exact else str.strip
+    said = kept(text) if text is not None else [[m["role"], kept(m["content"])] for m in messages or []]
     return hashlib.sha256(json.dumps(said, ensure_ascii=False).encode()).hexdigest()[:32]

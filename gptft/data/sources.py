@@ -64,7 +64,7 @@ def prepare_source(source: Source, recipe: Recipe, key: str) -> Dataset:
     code = [path.read_text("utf-8") for path in sorted(Path(__file__).parent.glob("*.py"))]
     parts = [[shard.identity() for shard in shards], columns, recipe.task, cleaning.model_dump(), code]
     turn = {"role": datasets.Value("string"), "content": datasets.Value("string")}
-    strings = {name: datasets.Value("string") for name in ("text", "origin", "digest", "problem")}
+    strings = {name: datasets.Value("string") for name in ("text", "origin", "digest", "exact", "problem")}
     try:
         return datasets.Dataset.from_generator(
             _prepared_rows,
@@ -148,6 +148,7 @@ def _prepared_rows(
                 "text": text,
                 "origin": _storable(f"{shard.label}:{number}"),
                 "digest": content_digest(messages, text),
+                "exact": content_digest(messages, text, exact=True),
                 "found": found,
                 "problem": None,
             }
@@ -156,7 +157,11 @@ def _prepared_rows(
 
 
 def _problem(message: str) -> dict[str, Any]:
-    return {**dict.fromkeys(("messages", "text", "origin", "digest")), "found": 0, "problem": _storable(message)}
+    return {
+        **dict.fromkeys(("messages", "text", "origin", "digest", "exact")),
+        "found": 0,
+        "problem": _storable(message),
+    }
 
 
 def _storable(text: str) -> str:

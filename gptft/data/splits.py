@@ -22,7 +22,7 @@ _PROBLEMS_SHOWN = 5
 
 @dataclass
 class SplitReport:
-    """What became of the rows of one split. Counts are rows; `fingerprint` is of what the kept rows say."""
+    """What became of the rows of one split. Counts are rows; `fingerprint` is of the kept rows' exact content."""
 
     sources: list[dict[str, Any]]
     read: int = 0
@@ -158,7 +158,7 @@ def _choose(
         {"path": s.path, "rows": len(part), "weight": s.weight} for s, part in zip(sources, parts, strict=True)
     ]
     report, seed, cleaning = SplitReport(described), recipe.data.seed, recipe.data.cleaning
-    chosen: list[tuple[int, int, str]] = []
+    chosen: list[tuple[int, int]] = []
     seen: set[str] = set()
     start = 0
     for source, part in zip(sources, parts, strict=True):
@@ -179,7 +179,7 @@ def _choose(
                 report.kept += 1
                 seen.add(digest)
                 more = part_copy > 0 and _position(digest, f"weight {seed}") < part_copy
-                chosen += [(copy, index, digest) for copy in range(int(copies) + more)]
+                chosen += [(copy, index) for copy in range(int(copies) + more)]
         start += len(part)
     if not chosen:
         raise UserError(
@@ -190,5 +190,8 @@ def _choose(
     # Second copies come after all first ones.
     chosen.sort()
     report.weighted = len(chosen)
-    report.fingerprint = hashlib.sha256("".join(digest for _, _, digest in chosen).encode()).hexdigest()
-    return report, [index for _, index, _ in chosen], seen
+    indices = [index for _, index in chosen]
+    # Not of the digests that found duplicates: white space at the ends makes other tokens.
+    exact = [digest for part in parts for digest in _column(part, "exact")]
+    report.fingerprint = hashlib.sha256("".join(exact[index] for index in indices).encode()).hexdigest()
+    return report, indices, seen

@@ -92,14 +92,27 @@ def test_an_answer_without_text_is_dropped_or_an_error(recipe, write):
         load_splits(recipe("dialogue", train="a.csv", cleaning={"empties": False}))
 
 
-def test_fingerprint_is_of_what_is_said(recipe, write):
+def test_fingerprint_is_of_the_exact_rows(recipe, write):
     write("a.jsonl", [{"text": "one"}, {"text": "two"}])
-    write("b.csv", "id,text\n1, one\n2,two\n")
+    write("b.csv", "id,text\n1,one\n2,two\n")
     write("c.jsonl", [{"text": "two"}, {"text": "one"}])
-    a, b, c = (
-        load_splits(recipe(train=name)).report.splits["train"].fingerprint for name in ("a.jsonl", "b.csv", "c.jsonl")
+    write("d.jsonl", [{"text": "one"}, {"text": "two\n"}])
+    write("e.jsonl", [{"text": " one"}, {"text": "two"}])
+    a, b, *others = (
+        load_splits(recipe(train=name)).report.splits["train"].fingerprint
+        for name in ("a.jsonl", "b.csv", "c.jsonl", "d.jsonl", "e.jsonl")
     )
-    assert a == b != c
+    assert a == b
+    assert len({a, *others}) == 4
+
+
+def test_white_space_in_a_message_changes_the_fingerprint_and_no_split(recipe, write):
+    write("a.jsonl", [{"prompt": f"{n}?", "completion": f"{n}"} for n in range(40)])
+    write("b.jsonl", [{"prompt": f"{n}?", "completion": f" {n}\n"} for n in range(40)])
+    a, b = (load_splits(recipe("dialogue", train=name, test=0.5)) for name in ("a.jsonl", "b.jsonl"))
+    assert [row["messages"][0] for row in a.test] == [row["messages"][0] for row in b.test]
+    for name in ("train", "test"):
+        assert a.report.splits[name].fingerprint != b.report.splits[name].fingerprint
 
 
 def test_weights_apply_to_train_alone(recipe, write):
