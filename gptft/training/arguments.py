@@ -42,7 +42,7 @@ def training_arguments(recipe: Recipe, run: Path, has_validation: bool) -> Train
         has_validation: whether there are validation rows to measure during training.
 
     Raises:
-        UserError: a combination that transformers refuses, or more than one process or GPU.
+        UserError: what transformers refuses, several processes or GPUs, `eval_on_start` without validation.
     """
     from transformers import TrainingArguments
 
@@ -52,6 +52,8 @@ def training_arguments(recipe: Recipe, run: Path, has_validation: bool) -> Train
         # To save the best is no rhythm to evaluate in.
         rhythm = "epoch" if settings["save_strategy"] == "best" else settings["save_strategy"]
         settings["eval_strategy"] = rhythm if has_validation else "no"
+    if settings.get("eval_on_start") and not has_validation:
+        raise UserError("training.eval_on_start is true, but there is no data.validation to evaluate on")
     # Null is TrainingArguments' own way to leave it open, which takes perplexity for better when higher.
     settings["greater_is_better"] = bool(settings["greater_is_better"])
     if "dataloader_pin_memory" not in settings:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch.utils.data import BatchSampler
@@ -19,8 +19,8 @@ class LengthGroupedBatches(BatchSampler):
     """Batches of row numbers for one epoch after another; rows of like length share a batch.
 
     The rows of a step depend on seed, epoch and the step's size alone, not on how many batches it is split over:
-    batch 8 sees the same steps as batch 2 with 4 accumulation steps. The order needs no state, so a
-    resumed run goes on with the same rows.
+    batch 8 sees the same steps as batch 2 with 4 accumulation steps. The order needs no state, so a resumed run goes
+    on with the same rows.
 
     Args:
         lengths: tokens of each row.
@@ -29,6 +29,9 @@ class LengthGroupedBatches(BatchSampler):
         seed: of the order.
         strategy: `group_by_length`, `random` (rows of any lengths share a batch) or `sequential` (the rows' own order
             in every epoch).
+
+    Raises:
+        ValueError: another strategy.
     """
 
     def __init__(
@@ -37,8 +40,10 @@ class LengthGroupedBatches(BatchSampler):
         batch_size: int,
         batches_per_step: int,
         seed: int,
-        strategy: Literal["group_by_length", "random", "sequential"] = "group_by_length",
+        strategy: str = "group_by_length",
     ) -> None:
+        if strategy not in ("group_by_length", "random", "sequential"):
+            raise ValueError(f"no such order of rows: {strategy}")
         self.lengths = torch.tensor(lengths)
         self.batch_size = batch_size
         self.step_size = batch_size * batches_per_step

@@ -39,6 +39,11 @@ def test_one_process_with_one_gpu(write_recipe, tmp_path, monkeypatch, count, me
         training_arguments(write_recipe(), tmp_path, False)
 
 
+def test_nothing_to_evaluate_on_at_the_start(write_recipe, tmp_path):
+    with pytest.raises(UserError, match=r"no data\.validation"):
+        training_arguments(write_recipe(training={"eval_on_start": True}), tmp_path, False)
+
+
 def test_a_loss_that_is_no_number_is_logged(write_recipe, tmp_path):
     assert training_arguments(write_recipe(), tmp_path, False).logging_nan_inf_filter is False
 

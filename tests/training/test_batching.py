@@ -1,5 +1,3 @@
-from typing import Any
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,7 +5,7 @@ from hypothesis import strategies as st
 
 from gptft.training.batching import Collator, LengthGroupedBatches, batches_by_tokens
 
-STRATEGIES: list[Any] = ["group_by_length", "random", "sequential"]
+STRATEGIES = ["group_by_length", "random", "sequential"]
 LENGTHS = [(7 * index) % 61 + 1 for index in range(203)]
 
 
@@ -63,8 +61,13 @@ def test_sequential_is_the_rows_own_order_in_every_epoch():
         assert [index for batch in sampler for index in batch] == list(range(len(LENGTHS)))
 
 
+def test_another_order_is_an_error():
+    with pytest.raises(ValueError, match="batch_rebalance"):
+        LengthGroupedBatches(LENGTHS, 8, 1, seed=1, strategy="batch_rebalance")
+
+
 def test_grouping_saves_most_of_the_padding_and_random_does_not():
-    def padding(strategy: Any) -> int:
+    def padding(strategy: str) -> int:
         batches = list(LengthGroupedBatches(LENGTHS, 8, 1, seed=1, strategy=strategy))
         return sum(max(LENGTHS[i] for i in batch) * len(batch) - sum(LENGTHS[i] for i in batch) for batch in batches)
 
