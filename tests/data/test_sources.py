@@ -2,6 +2,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import datasets
 import huggingface_hub
@@ -162,3 +163,13 @@ except GptftError as error:
     assert "someone/data is no file or folder beside the recipe, and the Hub" in run.stdout, run.stderr
     assert "does not answer" in run.stdout
     assert "Retrying" not in run.stderr
+
+
+def test_a_revision_that_is_not_there_is_a_mistake(recipe, monkeypatch):
+    def refuse(*args, **options):
+        raise huggingface_hub.errors.RevisionNotFoundError("no such revision", response=MagicMock())
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", refuse)
+    with pytest.raises(UserError, match=r"data\.train: someone/data has no revision 'v9' on the Hub"):
+        load_splits(recipe(train={"path": "someone/data", "revision": "v9"}))

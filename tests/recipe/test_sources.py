@@ -17,7 +17,7 @@ def test_other_variables_are_replaced(monkeypatch, tmp_path):
     (tmp_path / "model").mkdir()
     monkeypatch.setenv("MODELS", str(tmp_path))
     monkeypatch.setenv("OWNER", "someone")
-    assert resolve_model("$MODELS/model", []) == str(tmp_path / "model")
+    assert resolve_model("$MODELS/model", [tmp_path]) == str(tmp_path / "model")
     assert resolve_model("${OWNER}/model", [tmp_path]) == "someone/model"
     with pytest.raises(SourceError, match=r"\$GPTFT_UNSET is not set"):
         resolve_model("$GPTFT_UNSET/model", [tmp_path])
