@@ -28,18 +28,26 @@ class Answer:
 def generation_settings(model: Any, changes: dict[str, Any]) -> Any:
     """The model's GenerationConfig with `changes`; an answer's length is always limited within the positions.
 
+    A length in `changes` holds as it is. Without one the model's own or the default is taken, or half the positions
+    where that is less.
+
     Raises:
-        UserError: more than one answer to a prompt is asked for.
+        UserError: `max_new_tokens` in `changes` leaves no position for a prompt, or more than one answer to a prompt
+            is asked for.
     """
     from transformers import GenerationConfig
 
     from gptft.models.loading import model_positions
 
     settings = {**model.generation_config.to_diff_dict(), **changes}
-    if settings.get("max_new_tokens") is None:
-        settings["max_new_tokens"] = DEFAULT_NEW_TOKENS
-    # At least half the positions stay for the prompt.
-    settings["max_new_tokens"] = min(settings["max_new_tokens"], model_positions(model.config) // 2)
+    positions, asked = model_positions(model.config), changes.get("max_new_tokens")
+    if asked is None:
+        settings["max_new_tokens"] = min(settings.get("max_new_tokens") or DEFAULT_NEW_TOKENS, positions // 2)
+    elif asked >= positions:
+        raise UserError(
+            f"generation.max_new_tokens is {asked:,}, but the model has {positions:,} positions for prompt and answer "
+            f"together: set it to at most {positions - 1:,}."
+        )
     settings.pop("max_length", None)
     settings.pop("transformers_version", None)
     if (settings.get("num_return_sequences") or 1) > 1:

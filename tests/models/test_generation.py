@@ -54,7 +54,7 @@ def test_padding_stands_left():
     assert mask.tolist() == [[1, 1, 1], [0, 0, 1]]
 
 
-@pytest.mark.parametrize(("asked", "given"), [(None, 64), (20, 20), (1000, 64)])
+@pytest.mark.parametrize(("asked", "given"), [(None, 64), (20, 20), (100, 100), (127, 127)])
 def test_an_answer_and_its_prompt_fit_within_the_positions(tokenizer, asked, given):
     model = make_model()
     model.generation_config.max_length = 20
@@ -66,6 +66,18 @@ def test_an_answer_and_its_prompt_fit_within_the_positions(tokenizer, asked, giv
     prompt = [65] * prompt_positions(model, settings)
     [answer] = generate_answers(model, tokenizer, [prompt], settings)
     assert not answer.stopped
+
+
+@pytest.mark.parametrize("asked", [128, 1000])
+def test_a_length_that_leaves_no_room_for_a_prompt_is_refused(asked):
+    with pytest.raises(UserError, match=rf"max_new_tokens is {asked:,}, but the model has 128 positions.*at most 127"):
+        generation_settings(make_model(), {"max_new_tokens": asked})
+
+
+def test_a_length_of_the_models_own_leaves_half_the_positions():
+    model = make_model()
+    model.generation_config.max_new_tokens = 1000
+    assert generation_settings(model, {}).max_new_tokens == 64
 
 
 def test_settings_of_the_model_hold_unless_changed():
