@@ -92,7 +92,9 @@ def evaluate(
     split: Annotated[str | None, typer.Option(help="test or validation (default: test if there is one).")] = None,
     recipe: Annotated[
         Path | None,
-        typer.Option(help="Recipe that names the data, for a model that is not a run."),
+        typer.Option(
+            help="Recipe that names the data: for a model that is not a run, or to score a run on other rows."
+        ),
     ] = None,
     max_rows: Annotated[
         int | None,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from gptft.errors import GptftError, UserError
-from gptft.evaluation.scores import Score, compute_scores, needs_generation, to_json
+from gptft.evaluation.scores import Predictions, Score, compute_scores, load_others, needs_generation, to_json
 from gptft.files import write_json_atomically, write_jsonl_atomically
 from gptft.recipe import Recipe, load_recipe
 from gptft.runs.folder import RUNS, Run, find_run
@@ -26,12 +27,14 @@ class Evaluation:
     scores: list[Score]
     base: str | None
     base_scores: list[Score]
+    rows: str
+    """Fingerprint of the split's rows: scores with the same one are of the same rows."""
     folder: Path | None
     """Where scores.json and predictions.jsonl were written: None for a model that is no run."""
 
     def to_dict(self) -> dict[str, Any]:
         """The content of scores.json."""
-        names = {"model": self.model, "base_model": self.base, "split": self.split}
+        names = {"model": self.model, "base_model": self.base, "split": self.split, "rows_fingerprint": self.rows}
         return {**names, **to_json(self.scores, self.base_scores)}
 
 
@@ -52,7 +55,8 @@ def evaluate(
         target: a run, a model folder or a Hub id; the latest run when left out.
         metrics: names; the recipe's when left out.
         split: `test` or `validation`; when left out, the recipe's test split if it has one, else its validation.
-        recipe: where the rows come from; a run has its own.
+        recipe: where the rows come from; a run has its own. Of a run, all that is not data stays as its own recipe
+            has it, and what is written goes to eval/RECIPE-SPLIT in place of eval/SPLIT.
         compare_base: whether the model that training started from is scored too.
         max_rows: at most so many generated answers; the recipe's `evaluation.max_rows` when left out.
         runs: the folder of the runs.
@@ -69,7 +73,11 @@ def evaluate(
             f"{target} is not a run, so it brings no data to score on. Name a recipe: "
             f"gptft eval {target} --recipe RECIPE"
         )
-    recipe = recipe or load_recipe(run.recipe_file)  # pyright: ignore[reportOptionalMemberAccess]
+    prefix = f"{recipe.name}-" if recipe else ""
+    if run:
+        own = load_recipe(run.recipe_file)
+        recipe = _rows_of(recipe, own) if recipe else own
+    assert recipe
     split = _chosen_split(recipe, split)
     names = list(dict.fromkeys(metrics or recipe.evaluation.metrics))
     if recipe.task == "pretraining" and (unfit := [name for name in names if needs_generation(name)]):
@@ -77,7 +85,17 @@ def evaluate(
             f"--metric {', '.join(unfit)}: task pretraining has no answers to compare with references. "
             "It is scored by perplexity."
         )
-    return _evaluate(run, target, recipe, split, names, compare_base, max_rows or recipe.evaluation.max_rows, console)
+    others = load_others(names)
+    max_rows = max_rows or recipe.evaluation.max_rows
+    folder = run.evaluation(prefix + split) if run else None
+    return _evaluate(run, target, recipe, split, names, others, compare_base, max_rows, folder, console)
+
+
+def _rows_of(other: Recipe, own: Recipe) -> Recipe:
+    """The rows and metrics of another recipe for a run's model, which is asked as the run's own recipe says."""
+    generation = {"generation": own.evaluation.generation}
+    settings = {"model": own.model, "training": own.training}
+    return other.model_copy(update={**settings, "evaluation": other.evaluation.model_copy(update=generation)})
 
 
 def _chosen_split(recipe: Recipe, split: str | None) -> str:
@@ -98,8 +116,10 @@ def _evaluate(
     recipe: Recipe,
     split: str,
     names: list[str],
+    others: dict[str, Any],
     compare_base: bool,
     max_rows: int | None,
+    folder: Path | None,
     console: Console,
 ) -> Evaluation:
     from gptft.data import load_splits
@@ -119,37 +139,61 @@ def _evaluate(
         "console": console,
     }
     with console.status("Loading"):
-        splits = load_splits(recipe, ("train", split) if isinstance(getattr(recipe.data, split), float) else (split,))
+        splits = load_splits(recipe, ("train", split))
         loaded = load_model(name, trust_remote_code=recipe.model.trust_remote_code)
+    for warning in splits.report.warnings:
+        console.print(f"[yellow]Warning:[/yellow] {escape(warning)}")
     predictions, prompts = predict(loaded, recipe, splits, split, label=run.folder.name if run else name, **options)
-    scores = compute_scores(names, predictions)
-    base = _base(run, recipe) if compare_base else None
-    base_scores, base_predictions = [], None
-    if base and _place(base["used"]) != _place(name):
-        try:
-            with console.status("Loading the base"):
-                # As training loaded it, before the first step.
-                other = load_model(
-                    base["used"],
-                    revision=base.get("revision"),
-                    tokenizer=recipe.model.tokenizer,
-                    config=recipe.model.config,
-                    trust_remote_code=recipe.model.trust_remote_code,
-                )
-        except GptftError as error:
-            console.print(f"[yellow]The base is not compared with:[/yellow] {escape(str(error))}")
-            base = None
-        else:
-            base_predictions, _ = predict(other, recipe, splits, split, label=f"base {base['used']}", **options)
-            base_scores = compute_scores(names, base_predictions)
-    folder = run.evaluation(split) if run else None
-    evaluation = Evaluation(name, split, scores, base["used"] if base else None, base_scores, folder)
-    if folder:
-        write_json_atomically(folder / "scores.json", evaluation.to_dict())
+    scores = compute_scores(names, predictions, others=others)
+    rows = splits.report.splits[split].fingerprint
+    evaluation = Evaluation(name, split, scores, None, [], rows, folder)
+
+    def write(base_predictions: Predictions | None = None) -> None:
+        if folder is None:
+            return
+        write_json_atomically(folder / "scores.json", _with_earlier(folder / "scores.json", evaluation.to_dict()))
         if prompts:
-            rows = prediction_rows(loaded.tokenizer, prompts, predictions, base_predictions)
-            write_jsonl_atomically(folder / "predictions.jsonl", rows)
+            answers = prediction_rows(loaded.tokenizer, prompts, predictions, base_predictions)
+            write_jsonl_atomically(folder / "predictions.jsonl", answers)
+
+    # Before the base is asked: what fails there must not cost what is known.
+    write()
+    base = _base(run, recipe) if compare_base else None
+    if not base or _place(base["used"]) == _place(name):
+        return replace(evaluation, base=base and base["used"])
+    try:
+        with console.status("Loading the base"):
+            # As training loaded it, before the first step.
+            other = load_model(
+                base["used"],
+                revision=base.get("revision"),
+                tokenizer=recipe.model.tokenizer,
+                config=recipe.model.config,
+                trust_remote_code=recipe.model.trust_remote_code,
+            )
+        base_predictions, _ = predict(other, recipe, splits, split, label=f"base {base['used']}", **options)
+        base_scores = compute_scores(names, base_predictions, others=others)
+    except GptftError as error:
+        console.print(f"[yellow]The base is not compared with:[/yellow] {escape(str(error))}")
+        return evaluation
+    evaluation = replace(evaluation, base=base["used"], base_scores=base_scores)
+    write(base_predictions)
     return evaluation
+
+
+def _with_earlier(file: Path, content: dict[str, Any]) -> dict[str, Any]:
+    """Add the scores of an earlier evaluation of the same rows, where this one has no newer; the base's likewise."""
+    try:
+        earlier = json.loads(file.read_text(encoding="utf-8"))
+        if earlier["rows_fingerprint"] != content["rows_fingerprint"]:
+            return content
+        merged = {**content, "scores": earlier["scores"] | content["scores"]}
+        if content["base_model"] in (None, earlier["base_model"]):
+            merged["base_model"] = earlier["base_model"]
+            merged["base"] = (earlier["base"] or {}) | (content["base"] or {}) or None
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return content  # no scores of gptft's are there to keep
+    return merged
 
 
 def _base(run: Run | None, recipe: Recipe) -> dict[str, Any] | None:

@@ -62,8 +62,24 @@ def needs_generation(metric_name: str) -> bool:
     return built_in_name(metric_name) != "perplexity"
 
 
+def load_others(metric_names: Sequence[str]) -> dict[str, evaluate.EvaluationModule]:
+    """Load the metrics that are not built in, so that a mistyped name is found before anything is generated.
+
+    Raises:
+        UserError: no such metric, or it wants other inputs than predictions and references.
+        GptftError: a metric cannot be fetched.
+    """
+    others = {name: load_metric(name) for name in metric_names if not built_in_name(name)}
+    for name, metric in others.items():
+        _input_formats(name, metric)
+    return others
+
+
 def compute_scores(
-    metric_names: Sequence[str], predictions: Predictions, options: Options | None = None
+    metric_names: Sequence[str],
+    predictions: Predictions,
+    options: Options | None = None,
+    others: Mapping[str, evaluate.EvaluationModule] | None = None,
 ) -> list[Score]:
     """Score predictions by each metric, in the order given.
 
@@ -71,6 +87,7 @@ def compute_scores(
         metric_names: what `load_metric` takes. A metric that is not built in may give several scores (rouge: four).
         predictions: with the lists that the metrics read; see `needs_generation`.
         options: what `compute` of a metric takes, by its name: `{"bleu": {"tokenize": "zh"}}`.
+        others: metrics that are loaded already (`load_others`).
 
     Raises:
         UserError: no such metric, or it wants other inputs than predictions and references.
@@ -80,7 +97,7 @@ def compute_scores(
 
     scores: list[Score] = []
     for name in metric_names:
-        metric = load_metric(name)
+        metric = others[name] if others and name in others else load_metric(name)
         keywords = (options or {}).get(name, {})
         if isinstance(metric, RowMetric):
             scores.append(_built_in_score(metric, predictions, keywords))
@@ -111,10 +128,7 @@ def _loaded_scores(
     """Run a metric of the Hub or of the user, once and, where it is quick, on resampled rows."""
     answers, references = predictions.predictions, predictions.references
     _refuse_empty(name, [answers, references])
-    formats = metric.features if isinstance(metric.features, list) else [metric.features]
-    wanted = sorted(formats[0])
-    if wanted != ["predictions", "references"]:
-        raise UserError(f"metric '{name}' reads {', '.join(wanted)}; gptft has predictions and references to give.")
+    formats = _input_formats(name, metric)
     from datasets import Value
 
     flat = all(len(row) == 1 for row in references) and any(isinstance(f["references"], Value) for f in formats)
@@ -151,6 +165,14 @@ def _loaded_scores(
         definition = f"'{key}' of the metric '{name}', computed by evaluate"
         scores.append(Score(key, value, ends and ends[0], ends and ends[1], len(answers), definition, None))
     return scores
+
+
+def _input_formats(name: str, metric: evaluate.EvaluationModule) -> list[Any]:
+    formats = metric.features if isinstance(metric.features, list) else [metric.features]
+    wanted = sorted(formats[0])
+    if wanted != ["predictions", "references"]:
+        raise UserError(f"metric '{name}' reads {', '.join(wanted)}; gptft has predictions and references to give.")
+    return formats
 
 
 def _refuse_empty(name: str, inputs: Sequence[Sequence[Any]]) -> None:

@@ -7,6 +7,7 @@ directory or on the Hub. Nothing heavy is imported before a metric is loaded.
 from __future__ import annotations
 
 import difflib
+import sys
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,8 +37,8 @@ def load_metric(name: str, **keywords: Any) -> evaluate.EvaluationModule:
     """Load a metric: a built-in by its name, another by Hub id ('rouge', 'user/metric') or by path ('./my_metric').
 
     A metric from the Hub or from a path is Python code that runs on this machine with your rights: name only those
-    whose authors you trust. A path starts with '.', '/' or '~' or ends with '.py'; a folder of the working directory
-    is never taken for a name.
+    whose authors you trust. (For one from the Hub, a line on standard error says so.) A path starts with '.', '/' or
+    '~' or ends with '.py'; a folder of the working directory is never taken for a name.
 
     Args:
         name: what `evaluate.load` takes, with the built-in names first.
@@ -50,13 +51,16 @@ def load_metric(name: str, **keywords: Any) -> evaluate.EvaluationModule:
     if known := built_in_name(name):
         module, _, class_name = BUILT_IN[known].partition(":")
         return getattr(import_module(module), class_name)(**keywords)
-    script = Path(name).expanduser() if name.startswith((".", "/", "~")) or name.endswith(".py") else _download(name)
+    by_path = name.startswith((".", "/", "~")) or name.endswith(".py")
+    script = Path(name).expanduser() if by_path else _download(name)
     if script.is_dir():
         script /= f"{script.resolve().name}.py"
     if not script.is_file():
         raise UserError(f"metric '{name}': {script} is not a file. Expected a metric's script, as `evaluate` has them.")
     import evaluate
 
+    if not by_path:
+        print(f"running the code of metric {name} from the Hub", file=sys.stderr)
     try:
         # An absolute path keeps evaluate from looking the name up in the working directory.
         return evaluate.load(str(script.absolute()), **keywords)
@@ -70,16 +74,17 @@ def _download(name: str) -> Path:
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     repository = name if "/" in name else f"evaluate-metric/{name}"
+    near = difflib.get_close_matches(name.lower(), BUILT_IN, n=1)
+    hint = f" Did you mean '{near[0]}'?" if near else ""
     unreachable: Exception | None = None
     try:
         # Asked first, because the downloads try again and again for half a minute where there is no network.
         HfApi().repo_info(repository, repo_type="space", timeout=HUB_TIMEOUT_SECONDS)
     except (RepositoryNotFoundError, HFValidationError) as error:
-        near = difflib.get_close_matches(name, BUILT_IN, n=1)
         raise UserError(
             f"There is no metric '{name}': it is not built in ({', '.join(BUILT_IN)}) and the Hugging Face Hub has no "
             f"metric '{repository}' that you can read."
-            + (f" Did you mean '{near[0]}'?" if near else f" For a script of your own write its path: './{name}'.")
+            + (hint or f" For a script of your own write its path: './{name}'.")
         ) from error
     except Exception as error:  # the HTTP library, a proxy and the offline switch each have errors of their own
         unreachable = error
@@ -91,7 +96,7 @@ def _download(name: str) -> Path:
     except LocalEntryNotFoundError as error:
         raise GptftError(
             f"metric '{name}' is not built in, was not downloaded before, and the Hugging Face Hub cannot be reached "
-            f"({unreachable or error}). Connect once to fetch it, or use one of: {', '.join(BUILT_IN)}."
+            f"({unreachable or error}). Connect once to fetch it, or use one of: {', '.join(BUILT_IN)}.{hint}"
         ) from error
     except OSError as error:
         raise GptftError(f"metric '{name}' could not be fetched from the Hugging Face Hub: {error}") from error

@@ -5,7 +5,7 @@ import pytest
 from shop import dialogues, shop_assistant
 from tiny import DIALOGUES
 
-from gptft.errors import UserError
+from gptft.errors import GptftError, UserError
 from gptft.evaluation import evaluate
 from gptft.evaluation.predictions import predict
 from gptft.models.loading import load_model
@@ -200,3 +200,89 @@ def test_the_base_gets_what_training_gave_it(run, score, monkeypatch):
     text = dump_recipe(load_recipe(made.recipe_file, ["model.config.scale_attn_by_inverse_layer_idx=true"]))
     made.recipe_file.write_text(text, encoding="utf-8")
     assert score(metrics=["perplexity"]).base_scores[0].value != plain
+
+
+def kept_scores(folder):
+    return json.loads((folder / "scores.json").read_text())
+
+
+def test_a_partial_evaluation_keeps_the_other_scores(run, score):
+    run()
+    whole = kept_scores(score(metrics=["exact_match", "perplexity"]).folder)
+    kept = kept_scores(score(metrics=["exact_match", "bleu"], compare_base=False, max_rows=3).folder)
+    assert list(kept["scores"]) == ["exact_match", "perplexity", "bleu"]
+    assert {name: one["rows"] for name, one in kept["scores"].items()} == {
+        "exact_match": 3,
+        "perplexity": 12,
+        "bleu": 3,
+    }
+    assert kept["scores"]["perplexity"] == whole["scores"]["perplexity"]
+    assert (kept["base"], kept["base_model"]) == (whole["base"], whole["base_model"])
+    kept = kept_scores(score(metrics=["bleu"]).folder)
+    assert kept["base"].keys() == kept["scores"].keys() == {"exact_match", "perplexity", "bleu"}
+
+
+def test_scores_of_other_rows_are_not_kept(run, score, tmp_path):
+    run()
+    score(metrics=["perplexity"], compare_base=False)
+    data = tmp_path / "train.jsonl"
+    data.write_text("".join(data.read_text().splitlines(keepends=True)[:7]))
+    kept = kept_scores(score(metrics=["exact_match"], compare_base=False).folder)
+    assert {name: one["rows"] for name, one in kept["scores"].items()} == {"exact_match": 7}
+
+
+def test_another_recipe_gives_a_run_its_rows_and_nothing_else(run, score, tmp_path, monkeypatch):
+    made = run(model={"config": {"scale_attn_by_inverse_layer_idx": True}})
+    own = score()
+    before = (own.folder / "scores.json").read_bytes()
+    (tmp_path / "more.jsonl").write_text("".join(json.dumps(row) + "\n" for row in dialogues()[:12]))
+    other = tmp_path / "other.yaml"
+    other.write_text(
+        json.dumps(
+            {
+                "task": "dialogue",
+                "model": {"base": "elsewhere/nothing"},
+                "data": {"train": "train.jsonl", "validation": "more.jsonl"},
+                "evaluation": {"metrics": ["perplexity", "stop_rate"], "generation": {"max_new_tokens": 1}},
+            }
+        )
+    )
+    result = score(recipe=load_recipe(other))
+    assert result.folder == made.folder / "eval" / "other-validation"
+    assert (own.folder / "scores.json").read_bytes() == before
+    # The rows are the same, so the scores are too, if model, base and generation are.
+    for ours, theirs in ((result.scores, own.scores), (result.base_scores, own.base_scores)):
+        values = {one.name: one.value for one in theirs}
+        assert {one.name: one.value for one in ours} == {name: values[name] for name in ("perplexity", "stop_rate")}
+
+
+def test_a_mistyped_metric_fails_before_anything_is_loaded(run, score, monkeypatch, tmp_path):
+    run()
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("gptft.data.load_splits", None)
+    monkeypatch.setattr("gptft.models.loading.load_model", None)
+    with pytest.raises(GptftError, match=r"metric 'blue' is not built in.*Did you mean 'bleu'\?"):
+        score(metrics=["exact_match", "blue"])
+
+
+def test_what_the_model_said_is_kept_when_the_base_fails(run, score, monkeypatch, tmp_path):
+    made = run()
+
+    def predict_or_stop(*arguments, label, **options):
+        if label.startswith("base"):
+            raise KeyboardInterrupt
+        return predict(*arguments, label=label, **options)
+
+    monkeypatch.setattr("gptft.evaluation.predictions.predict", predict_or_stop)
+    with pytest.raises(KeyboardInterrupt):
+        score()
+    kept = kept_scores(made.evaluation("test"))
+    assert kept["scores"]["bleu"]["rows"] == 12 and kept["base"] is None
+    assert len((made.evaluation("test") / "predictions.jsonl").read_text().splitlines()) == 12
+
+
+def test_rows_of_the_split_that_are_in_train_are_told(run, score, capsys):
+    run()
+    score(metrics=["perplexity"], compare_base=False)
+    assert "data.test: 12 of 12 rows are also in train" in " ".join(capsys.readouterr().err.split())

@@ -70,6 +70,16 @@ def test_hf_hub_offline_is_honoured(tmp_path):
     assert "HF_HUB_OFFLINE" in found["accuracy"][1]
 
 
+def test_code_from_the_hub_is_announced(tmp_path, monkeypatch, capsys):
+    script = tmp_path / "same_length.py"
+    script.write_text(SCRIPT.format(name="SameLength"))
+    load_metric(str(script))
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr("gptft.metrics._download", lambda name: script)
+    load_metric("user/same_length")
+    assert "running the code of metric user/same_length from the Hub" in capsys.readouterr().err
+
+
 def test_a_path_is_loaded_by_evaluate(tmp_path, monkeypatch):
     folder = tmp_path / "length_match"
     folder.mkdir()
