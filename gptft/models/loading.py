@@ -199,8 +199,11 @@ def _set_generation(model: Any, settings: dict[str, Any]) -> None:
     """Give the model the recipe's generation settings; the base's are then left, as the two might contradict."""
     from transformers import GenerationConfig
 
+    from gptft.models.generation import generation_settings
+
     if not settings:
         return
+    generation_settings(model, settings)
     ends = {name: getattr(model.config, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     generation = GenerationConfig(**{**ends, **settings})
     try:
