@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gptft.errors import GptftError, UserError
+from gptft.network import hub_problem
 
 if TYPE_CHECKING:
     import evaluate
@@ -24,7 +25,6 @@ BUILT_IN = {
     "stop_rate": "gptft.metrics.stopping:StopRate",
     "perplexity": "gptft.metrics.perplexity:Perplexity",
 }
-HUB_TIMEOUT_SECONDS = 5
 
 
 def built_in_name(name: str) -> str | None:
@@ -70,28 +70,25 @@ def load_metric(name: str, **keywords: Any) -> evaluate.EvaluationModule:
 
 def _download(name: str) -> Path:
     """Fetch the scripts of a Hub metric, or find them in the cache, and give the path of the main one."""
-    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     repository = name if "/" in name else f"evaluate-metric/{name}"
     near = difflib.get_close_matches(name.lower(), BUILT_IN, n=1)
     hint = f" Did you mean '{near[0]}'?" if near else ""
-    unreachable: Exception | None = None
     try:
         # Asked first, because the downloads try again and again for half a minute where there is no network.
-        HfApi().repo_info(repository, repo_type="space", timeout=HUB_TIMEOUT_SECONDS)
+        unreachable = hub_problem(repository, "space")
     except (RepositoryNotFoundError, HFValidationError) as error:
         raise UserError(
             f"There is no metric '{name}': it is not built in ({', '.join(BUILT_IN)}) and the Hugging Face Hub has no "
             f"metric '{repository}' that you can read."
             + (hint or f" For a script of your own write its path: './{name}'.")
         ) from error
-    except Exception as error:  # the HTTP library, a proxy and the offline switch each have errors of their own
-        unreachable = error
     try:
         # All scripts, because some import from those beside them.
         folder = snapshot_download(
-            repository, repo_type="space", allow_patterns="*.py", local_files_only=unreachable is not None
+            repository, repo_type="space", allow_patterns="*.py", local_files_only=bool(unreachable)
         )
     except LocalEntryNotFoundError as error:
         raise GptftError(
