@@ -5,7 +5,7 @@ VENV ?= .venv
 ARGS ?=
 
 BIN := $(VENV)/bin
-QUESTION ?= Where is my parcel?
+QUESTION ?= When do I get my refund?
 RECIPE ?= recipes/customer_service.yaml
 
 .DEFAULT_GOAL := help
