@@ -99,7 +99,7 @@ def prepare(recipe: Recipe, console: Console, checkpoint: Path | None = None) ->
     with console.status("Reading the data"):
         # The test split too: rows that it shares with train are told before anything is trained on them.
         splits = load_splits(recipe)
-    console.print(splits.report.summary(), highlight=False, markup=False)
+    console.print(splits.report.summary(), highlight=False, markup=False, soft_wrap=True)
     for warning in splits.report.warnings:
         console.print(f"[yellow]Warning:[/yellow] {escape(warning)}")
     train_rows = splits.train
