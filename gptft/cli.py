@@ -143,7 +143,7 @@ def chat(
     conversation = Conversation(loaded)
     conversation.reset(system)
     if message is None:
-        run_chat(conversation, Console(), name)
+        run_chat(conversation, Console(highlight=False), name)
     else:
         print("".join(conversation.ask(message)).strip())
 

@@ -69,7 +69,7 @@ def finetune(recipe: Recipe, *, resume: bool = False, runs: Path = RUNS, console
         failure = _failure(error, run)
         with suppress(GptftError):
             run.update_manifest(state="failed", reason=f"{type(error).__name__}: {error}"[:500])
-        if not isinstance(error, Exception):
+        if isinstance(error, UserError) or not isinstance(error, Exception):
             raise
         raise failure from error
     run.update_manifest(seconds=round(time.perf_counter() - started, 1), state=state)

@@ -309,3 +309,11 @@ def test_a_tiny_model_learns_to_answer_and_to_stop(train):
     prompt = render_prompt(loaded.tokenizer, [{"role": "user", "content": "What is blue?"}])
     answer = loaded.model.generate(torch.tensor([prompt]), max_new_tokens=60, do_sample=False)[0, len(prompt) :]
     assert loaded.tokenizer.decode(answer) == "It is blue.<|endoftext|>"
+
+
+def test_settings_that_transformers_refuses_are_the_users_mistake(train):
+    with pytest.raises(UserError, match="training: "):
+        train(
+            training={"load_best_model_at_end": True, "save_strategy": "no", "eval_strategy": "epoch"},
+            data={"validation": 0.2},
+        )
