@@ -130,7 +130,8 @@ def reference() -> str:
         "### evaluation.generation",
         "Fields of [GenerationConfig]"
         f"({HUGGING_FACE}/transformers/main_classes/text_generation#transformers.GenerationConfig). "
-        "They are saved with the model, so chat and `generate` use them too.",
+        "They are saved with the model, so chat and `generate` use them too. One default differs: `max_new_tokens` is "
+        "256, or half the model's positions if that is less, where the class would end an answer after 20 tokens.",
         table(evaluation["properties"]["generation"]),
         managed("evaluation.generation"),
     ]

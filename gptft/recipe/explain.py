@@ -130,8 +130,8 @@ def report_unknown(reading: Reading, path: KeyPath) -> None:
         message = f"unknown key; `{key}` belongs {' or '.join(homes)}"
     elif near := nearest(key, keys):
         message = f"unknown key; did you mean {' or '.join(f'`{name}`' for name in near)}?"
-    elif near := [f"{name}.{full}" for name in fields.MANAGED for full in nearest(key, everywhere[name], 0.8)]:
-        message = f"unknown key; did you mean `{near[0]}`?"
+    elif near := [f"{name}.{full}" for name, names in everywhere.items() for full in nearest(key, names, 0.8)]:
+        message = f"unknown key; did you mean `{near[0].removeprefix('.')}`?"
     else:
         expected = ", ".join(keys) if len(keys) <= 12 else "one of the keys that `gptft recipes schema` lists"
         message = f"unknown key; expected {expected}"

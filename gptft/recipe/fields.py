@@ -59,7 +59,8 @@ MANAGED: dict[str, dict[str, str]] = {
             "num_return_sequences", "one answer a prompt is read, and only its tokens")
     | _each("is_assistant continuous_batching_config transformers_version", "transformers sets it")
     | _each("low_memory penalty_alpha dola_layers diversity_penalty num_beam_groups constraints force_words_ids",
-            "transformers 5 runs it only with remote code from the Hub"),
+            "transformers 5 runs it only with remote code from the Hub")
+    | {"max_length": "it would count the prompt; `max_new_tokens` is the length of the answer"},
     "model.config": _each("pad_token_id bos_token_id eos_token_id", _FROM_TOKENIZER)
     | _each("id2label label2id problem_type", "the task decides it")
     | _each("transformers_version architectures return_dict output_hidden_states is_encoder_decoder",

@@ -46,7 +46,7 @@ evaluation:
     [
         # unknown keys
         ("training: {learning_rat: 1}", "training.learning_rat", "did you mean `learning_rate`?"),
-        ("training: {max_lenght: 1}", "training.max_lenght", "did you mean `"),
+        ("training: {max_lenght: 1}", "training.max_lenght", "did you mean `data.max_length`?"),
         ("training: {batch_size: 4}", "training.batch_size", "`per_device_train_batch_size`"),
         ("training: {max_new_tokens: 4}", "training.max_new_tokens", "belongs in `evaluation.generation:`"),
         ("learning_rate: 1e-4", "learning_rate", "belongs in `training:`"),
