@@ -76,8 +76,6 @@ class Task(ABC):
     """Rows (columns `messages`, `text`, `origin`) to examples (`input_ids`, `labels`, maybe `position_ids`)."""
 
     name: ClassVar[str]
-    generates: ClassVar[bool]
-    """Whether there are answers to compare with references."""
 
     @abstractmethod
     def examples(self, dataset: Dataset, tokenizer: Any, max_length: int, cache_key: str) -> Dataset:

@@ -19,7 +19,6 @@ class Dialogue(Task):
     """Conversations (column `messages`) to examples; the chat template decides what is supervised."""
 
     name: ClassVar[str] = "dialogue"
-    generates: ClassVar[bool] = True
 
     def examples(self, dataset: Dataset, tokenizer: Any, max_length: int, cache_key: str) -> Dataset:
         """One example a conversation; a longer one gives several, each answer supervised in exactly one of them."""

@@ -18,7 +18,6 @@ class Pretraining(Task):
     """Documents (column `text`, or `messages` in the chat template) to full rows of tokens."""
 
     name: ClassVar[str] = "pretraining"
-    generates: ClassVar[bool] = False
 
     def check_model(self, model: Any) -> None:
         """Documents share rows, so the model must keep them apart by their positions."""

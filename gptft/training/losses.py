@@ -1,8 +1,7 @@
-"""The loss of a data set: the mean over its supervised tokens, in float32, whatever the batches."""
+"""The loss of a data set: the mean over its supervised tokens, whatever the batches."""
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -15,16 +14,13 @@ EVALUATION_TOKENS = 4096
 """Padded tokens of an evaluation batch: logits of one batch are all that is ever held."""
 
 
-def dataset_losses(
-    model: Any, dataset: Any, pad_token_id: int, precision: AbstractContextManager[object] | None = None
-) -> tuple[np.ndarray, np.ndarray]:
+def dataset_losses(model: Any, dataset: Any, pad_token_id: int) -> tuple[np.ndarray, np.ndarray]:
     """Negative log-likelihood (nats, float64) and supervised tokens of each row of an encoded data set.
 
     Args:
         model: a causal language model; it is put in evaluation mode and back.
         dataset: rows with `input_ids`, `labels`, maybe `position_ids`.
         pad_token_id: for the collator.
-        precision: an autocast context; float32 without.
 
     Returns:
         Two arrays of shape (rows,), in the data set's order.
@@ -38,8 +34,7 @@ def dataset_losses(
         for indices in batches_by_tokens(dataset["length"][:], EVALUATION_TOKENS):
             batch = collate([dataset[index] for index in indices])
             tensors = {name: value.to(device) for name, value in batch.items() if isinstance(value, torch.Tensor)}
-            with precision or nullcontext():
-                sums, tokens = row_losses(model, tensors)
+            sums, tokens = row_losses(model, tensors)
             losses[indices], counts[indices] = sums.cpu().numpy(), tokens.cpu().numpy()
     finally:
         model.train(was_training)

@@ -71,12 +71,9 @@ class FineTuner(Trainer):
         """Loss (mean over supervised tokens) and perplexity of the validation rows."""
         dataset: Any = self.eval_dataset if eval_dataset is None else eval_dataset
         start = time.perf_counter()
-        losses, counts = dataset_losses(
-            self.accelerator.unwrap_model(self.model),
-            dataset,
-            self.data_collator.pad_token_id,  # pyright: ignore[reportAttributeAccessIssue]
-            self.compute_loss_context_manager(),
-        )
+        pad = self.data_collator.pad_token_id  # pyright: ignore[reportAttributeAccessIssue]
+        # Accelerate has wrapped the model's forward in the precision of training.
+        losses, counts = dataset_losses(self.accelerator.unwrap_model(self.model), dataset, pad)
         loss = float(losses.sum() / counts.sum())
         metrics = {
             f"{metric_key_prefix}_loss": loss,

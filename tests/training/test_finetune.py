@@ -317,3 +317,22 @@ def test_settings_that_transformers_refuses_are_the_users_mistake(train):
             training={"load_best_model_at_end": True, "save_strategy": "no", "eval_strategy": "epoch"},
             data={"validation": 0.2},
         )
+
+
+def test_every_validation_batch_is_computed_in_the_precision_of_training(train, monkeypatch):
+    from gptft.training import losses
+
+    original, seen = losses.row_losses, []
+
+    def spy(model, batch):
+        head = model.get_output_embeddings()
+        hook = head.register_forward_hook(lambda *_: seen.append(torch.is_autocast_enabled("cpu")))
+        try:
+            return original(model, batch)
+        finally:
+            hook.remove()
+
+    monkeypatch.setattr(losses, "row_losses", spy)
+    monkeypatch.setattr(losses, "EVALUATION_TOKENS", 1)
+    train(model={"dtype": "bfloat16"}, training={"max_steps": 1}, data={"validation": 0.2})
+    assert len(seen) > 1 and all(seen)
