@@ -7,51 +7,68 @@ directory or on the Hub. Nothing heavy is imported before a metric is loaded.
 from __future__ import annotations
 
 import difflib
+import functools
 import sys
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gptft.errors import GptftError, UserError
+from gptft.metrics.catalogue import BUILT_IN, GROUPS, MetricSpec, built_in_name, expand, parse_metric
 from gptft.network import hub_problem
 
 if TYPE_CHECKING:
     import evaluate
 
-BUILT_IN = {
-    "bleu": "gptft.metrics.text:Bleu",
-    "chrf": "gptft.metrics.text:Chrf",
-    "exact_match": "gptft.metrics.text:ExactMatch",
-    "stop_rate": "gptft.metrics.stopping:StopRate",
-    "perplexity": "gptft.metrics.perplexity:Perplexity",
-}
+__all__ = ["BUILT_IN", "MetricSpec", "built_in_name", "expand", "load_metric", "parse_metric"]
 
 
-def built_in_name(name: str) -> str | None:
-    """Give the key of `BUILT_IN` that `name` means ('evaluate-metric/bleu' is 'bleu'), None for any other metric."""
-    short = name.removeprefix("evaluate-metric/")
-    return short if short in BUILT_IN else None
+def load_metric(name: str, trust_remote: bool = False, **keywords: Any) -> evaluate.EvaluationModule:
+    """Load a metric: a built-in by its name, another by path ('./my_metric') or by Hub id ('meteor', 'user/metric').
 
+    Options may follow the name: 'bleu:tokenize=zh'. They are then the defaults of `compute`, and of `row_statistics`
+    and `definition` where the metric has those. 'rouge' gives `evaluate.combine` of the four ROUGE metrics.
 
-def load_metric(name: str, **keywords: Any) -> evaluate.EvaluationModule:
-    """Load a metric: a built-in by its name, another by Hub id ('rouge', 'user/metric') or by path ('./my_metric').
-
-    A metric from the Hub or from a path is Python code that runs on this machine with your rights: name only those
-    whose authors you trust. (For one from the Hub, a line on standard error says so.) A path starts with '.', '/' or
-    '~' or ends with '.py'; a folder of the working directory is never taken for a name.
+    A metric from the Hub or from a path is Python code that runs on this machine with your rights. A path, which starts
+    with '.', '/' or '~' or ends with '.py', is your own; one from the Hub needs `trust_remote`, and a line on standard
+    error says that it runs. A folder of the working directory is never taken for a name.
 
     Args:
         name: what `evaluate.load` takes, with the built-in names first.
+        trust_remote: whether code from the Hub may run.
         keywords: passed to the metric's constructor, as `evaluate.load` does (`keep_in_memory`, `cache_dir`, ...).
 
     Raises:
-        UserError: there is no such metric, or it needs a package that is not installed.
+        UserError: there is no such metric, option or value, a package is missing, or code from the Hub is not trusted.
         GptftError: the Hub cannot be reached and the metric was not downloaded before.
     """
-    if known := built_in_name(name):
-        module, _, class_name = BUILT_IN[known].partition(":")
-        return getattr(import_module(module), class_name)(**keywords)
+    spec = parse_metric(name)
+    if spec.name in GROUPS:
+        import evaluate
+
+        combined: Any = evaluate.combine([load_metric(one, **keywords) for one in expand([name])])
+        return combined
+    if spec.known:
+        module, _, class_name = spec.known.path.partition(":")
+        metric = getattr(import_module(module), class_name)(**keywords)
+    else:
+        metric = _load_script(spec.name, trust_remote, **keywords)
+    for method in ("_compute", "row_statistics", "definition"):
+        if spec.options and hasattr(metric, method):
+            setattr(metric, method, functools.partial(getattr(metric, method), **spec.options))
+    return metric
+
+
+def _load_script(name: str, trust_remote: bool, **keywords: Any) -> evaluate.EvaluationModule:
+    """Load a metric that is not built in."""
     by_path = name.startswith((".", "/", "~")) or name.endswith(".py")
+    if not by_path and not trust_remote:
+        raise UserError(
+            f"metric '{name}' is not built in.{_hint(name)} To load it would run the code of the repository "
+            f"'{_repository(name)}' from the Hugging Face Hub on this machine with your rights. If you trust its "
+            "authors, say so with --trust-remote-metric (in Python: trust_remote=True). "
+            f"Built in are: {', '.join(BUILT_IN)}. For a script of your own write its path: './{name}'."
+        )
     script = Path(name).expanduser() if by_path else _download(name)
     if script.is_dir():
         script /= f"{script.resolve().name}.py"
@@ -68,14 +85,21 @@ def load_metric(name: str, **keywords: Any) -> evaluate.EvaluationModule:
         raise UserError(f"metric '{name}': {error}") from error
 
 
+def _repository(name: str) -> str:
+    return name if "/" in name else f"evaluate-metric/{name}"
+
+
+def _hint(name: str) -> str:
+    near = difflib.get_close_matches(name.lower(), [*BUILT_IN, *GROUPS], n=1)
+    return f" Did you mean '{near[0]}'?" if near else ""
+
+
 def _download(name: str) -> Path:
     """Fetch the scripts of a Hub metric, or find them in the cache, and give the path of the main one."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
 
-    repository = name if "/" in name else f"evaluate-metric/{name}"
-    near = difflib.get_close_matches(name.lower(), BUILT_IN, n=1)
-    hint = f" Did you mean '{near[0]}'?" if near else ""
+    repository, hint = _repository(name), _hint(name)
     try:
         # Asked first, because the downloads try again and again for half a minute where there is no network.
         unreachable = hub_problem(repository, "space")

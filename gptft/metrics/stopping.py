@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 from datasets import Value
 
-from gptft.metrics.base import Array, RowMetric
+from gptft.metrics.base import Array, RowMetric, rows_of_two
 
 
 class StopRate(RowMetric):
@@ -19,6 +18,5 @@ class StopRate(RowMetric):
     inputs = ({"stopped": Value("bool")},)
     meaning = "share of answers that ended by themselves with the end-of-text token"
 
-    def row_statistics(self, stopped: Sequence[bool]) -> Array:
-        """Give 1 or 0 for a stop, and 1 for the row: (rows, 2)."""
-        return np.array([(stop, 1) for stop in stopped], dtype=np.float64).reshape(-1, 2)
+    def _row_statistics(self, stopped: Sequence[bool]) -> Array:
+        return rows_of_two((stop, 1) for stop in stopped)

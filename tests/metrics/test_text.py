@@ -1,4 +1,4 @@
-"""BLEU and chrF are sacreBLEU's, to the last digit of the command and to the last bit of its functions."""
+"""BLEU, chrF and TER are sacreBLEU's, to the last digit of the command and to the last bit of its functions."""
 
 import gzip
 import json
@@ -55,6 +55,10 @@ def sacrebleu_command(folder: Path, pairs: list[tuple[str, str]], metric: str, *
         ("chrf", ENGLISH, [], {}),
         ("chrf", ENGLISH, ["--chrf-lowercase"], {"lowercase": True}),
         ("chrf", CHINESE, [], {}),
+        ("chrf", ENGLISH, ["--chrf-word-order", "2"], {"word_order": 2}),
+        ("ter", ENGLISH, [], {}),
+        ("ter", ENGLISH, ["--ter-case-sensitive", "--ter-no-punct"], {"case_sensitive": True, "no_punct": True}),
+        ("ter", CHINESE, ["--ter-normalized", "--ter-asian-support"], {"normalized": True, "asian_support": True}),
         ("chrf", [("", reference) for _, reference in ENGLISH], [], {}),
     ],
 )
@@ -109,19 +113,34 @@ def test_bleu_equals_corpus_bleu(rows, lowercase, tokenize):
 
 
 @settings(max_examples=150, deadline=None)
-@given(rows=ROWS, lowercase=st.booleans())
-def test_chrf_equals_corpus_chrf(rows, lowercase):
+@given(rows=ROWS, lowercase=st.booleans(), word_order=st.integers(0, 2))
+def test_chrf_equals_corpus_chrf(rows, lowercase, word_order):
     predictions, references = map(list, zip(*rows, strict=True))
-    theirs = sacrebleu.CHRF(lowercase=lowercase)
+    options = {"lowercase": lowercase, "word_order": word_order}
+    theirs = sacrebleu.CHRF(**options)
     expected = theirs.corpus_score(predictions, sacrebleu_references(references)).score
     metric = load_metric("chrf")
-    statistics = metric.row_statistics(predictions, references, lowercase=lowercase)
-    assert statistics.shape == (len(rows), 18)
+    statistics = metric.row_statistics(predictions, references, **options)
+    assert statistics.shape == (len(rows), 18 + 3 * word_order)
     assert metric.score(statistics.sum(axis=0)) == expected
-    assert metric.definition(predictions, references, lowercase=lowercase) == str(theirs.get_signature())
+    assert metric.definition(predictions, references, **options) == str(theirs.get_signature())
 
 
-@pytest.mark.parametrize("name", ["bleu", "chrf", "exact_match"])
+@settings(max_examples=100, deadline=None)
+@given(rows=ROWS, switches=st.tuples(*[st.booleans()] * 4))
+def test_ter_equals_corpus_ter(rows, switches):
+    predictions, references = map(list, zip(*rows, strict=True))
+    options = dict(zip(("normalized", "case_sensitive", "asian_support", "no_punct"), switches, strict=True))
+    theirs = sacrebleu.TER(**options)
+    expected = theirs.corpus_score(predictions, sacrebleu_references(references)).score
+    metric = load_metric("ter")
+    statistics = metric.row_statistics(predictions, references, **options)
+    assert statistics.shape == (len(rows), 2)
+    assert metric.score(statistics.sum(axis=0)) == pytest.approx(expected, rel=1e-12)
+    assert metric.definition(predictions, references, **options) == str(theirs.get_signature())
+
+
+@pytest.mark.parametrize("name", ["bleu", "chrf", "ter", "exact_match"])
 def test_many_sums_are_scored_at_once(name):
     predictions, references = map(list, zip(*ENGLISH, strict=True))
     metric = load_metric(name)
@@ -142,7 +161,7 @@ def test_exact_match_ignores_white_space_around_and_takes_any_reference():
 
 
 def test_unknown_tokenizer_names_the_known_ones():
-    with pytest.raises(UserError, match=r"no tokenizer 'chinese'.*zh"):
+    with pytest.raises(UserError, match=r"tokenize is 'chinese', expected one of: 13a, zh"):
         load_metric("bleu").compute(predictions=["a"], references=["a"], tokenize="chinese")
 
 
