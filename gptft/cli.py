@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from gptft.errors import GptftError, UserError
+from gptft.metrics.catalogue import BUILT_IN, GROUPS
 
 if TYPE_CHECKING:
     from gptft.models.loading import LoadedModel
@@ -86,7 +87,8 @@ def evaluate(
         typer.Option(
             "--metric",
             "-m",
-            help="bleu, chrf, exact_match, stop_rate, perplexity, or a name for `evaluate`; may be repeated.",
+            help=f"{', '.join([*BUILT_IN, *GROUPS])}, with options as in bleu:tokenize=zh; or a name or path for "
+            "`evaluate`. May be repeated.",
         ),
     ] = None,
     split: Annotated[str | None, typer.Option(help="test or validation (default: test if there is one).")] = None,
@@ -101,6 +103,9 @@ def evaluate(
         typer.Option(min=1, help="Generate at most so many answers."),
     ] = None,
     no_base: Annotated[bool, typer.Option("--no-base", help="Leave out the base's scores.")] = False,
+    trust_remote_metric: Annotated[
+        bool, typer.Option("--trust-remote-metric", help="Run the code of a metric from the Hub on this machine.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print only JSON.")] = False,
 ) -> None:
     """Score a model on held-out rows, with 95% intervals and the base's scores beside them."""
@@ -115,6 +120,7 @@ def evaluate(
         recipe=load_recipe(recipe) if recipe else None,
         compare_base=not no_base,
         max_rows=max_rows,
+        trust_remote_metric=trust_remote_metric,
     )
     if as_json:
         print(json.dumps(result.to_dict(), indent=2, ensure_ascii=False))

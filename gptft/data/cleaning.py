@@ -56,8 +56,20 @@ def clean_row(
     return cleaned, None, found if answered else found | EMPTY
 
 
-def content_digest(messages: Messages | None, text: str | None, exact: bool = False) -> str:
+def clean_targets(text: str, targets: list[str], cleaning: CleaningSection) -> tuple[str, list[str], int]:
+    """Clean a prompt and what should follow it, and give them with the bits of what was found."""
+    (text, *cleaned), bits = zip(*(clean_text(part, cleaning) for part in (text, *targets)), strict=True)
+    found = CONTROL_REMOVED * any(b & CONTROL_REMOVED for b in bits) | NFC_CHANGED * any(b & NFC_CHANGED for b in bits)
+    nothing = not text.strip() or any(not target.strip() for target in cleaned)
+    return text, cleaned, found | EMPTY if nothing else found
+
+
+def content_digest(
+    messages: Messages | None, text: str | None, exact: bool = False, targets: list[str] | None = None
+) -> str:
     """Digest of what a row says (32 hex digits), the same everywhere; white space at the ends counts if `exact`."""
     kept = str if exact else str.strip
     said = kept(text) if text is not None else [[m["role"], kept(m["content"])] for m in messages or []]
+    if targets is not None:
+        said = [said, [kept(target) for target in targets]]
     return hashlib.sha256(json.dumps(said, ensure_ascii=False).encode()).hexdigest()[:32]

@@ -26,8 +26,8 @@ _MESSAGES: list[Layout] = [
     {"prompt": "instruction", "completion": "output"},
     {"prompt": "question", "completion": "answer"},
 ]
-_ACCEPTED: dict[Task, list[Layout]] = {"dialogue": _MESSAGES, "pretraining": [{"text": "text"}, *_MESSAGES]}
-_LINES: dict[Task, str] = {
+_ACCEPTED: dict[str, list[Layout]] = {"dialogue": _MESSAGES, "pretraining": [{"text": "text"}, *_MESSAGES]}
+_LINES: dict[str, str] = {
     "dialogue": "columns: {prompt: YOUR_COLUMN, completion: YOUR_COLUMN} (or {messages: YOUR_COLUMN})",
     "pretraining": "columns: {text: YOUR_COLUMN}",
 }
@@ -87,7 +87,7 @@ def read_row(row: dict[str, Any], layout: Layout) -> tuple[Messages | None, str 
 def _text(row: dict[str, Any], column: str) -> str:
     value = row.get(column)
     if value is not None and not isinstance(value, str):
-        raise RowError(f"{column} must be text, found {_kind(value)}")
+        raise RowError(f"{column} must be text, found {kind_of(value)}")
     return value or ""
 
 
@@ -103,22 +103,23 @@ def _pair(row: dict[str, Any], layout: Layout) -> Messages:
 
 def _turns(turns: Any, column: str) -> Messages:
     if not isinstance(turns, list):
-        raise RowError(f"{column} must be a list of turns, found {_kind(turns)}")
+        raise RowError(f"{column} must be a list of turns, found {kind_of(turns)}")
     messages = []
     for number, turn in enumerate(turns, start=1):
         place = f"{column}, turn {number}"
         if not isinstance(turn, dict):
-            raise RowError(f"{place} must be an object with role and content, found {_kind(turn)}")
+            raise RowError(f"{place} must be an object with role and content, found {kind_of(turn)}")
         role, content = turn.get("role", turn.get("from")), turn.get("content", turn.get("value"))
         role = _SHAREGPT_ROLES.get(role, role) if isinstance(role, str) else role
         if role not in ROLES:
             raise RowError(f"{place}: the role is {role!r}; expected {', '.join(ROLES)} (or ShareGPT's human, gpt)")
         if not isinstance(content, str):
-            raise RowError(f"{place}: the content must be text, found {_kind(content)}")
+            raise RowError(f"{place}: the content must be text, found {kind_of(content)}")
         messages.append({"role": role, "content": content})
     return messages
 
 
-def _kind(value: Any) -> str:
+def kind_of(value: Any) -> str:
+    """Say what a value is, for messages."""
     kinds = {dict: "an object", list: "a list", bool: "true or false", type(None): "nothing", str: "text"}
     return kinds.get(type(value), f"{type(value).__name__} {value!r}"[:60])

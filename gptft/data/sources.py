@@ -1,7 +1,8 @@
 """From a recipe's source to a `datasets.Dataset`, prepared once and then read from the cache of `datasets`.
 
-A prepared row has `messages`, `text` and `origin`, and what splitting needs: `digest` of its content, `found` (bits of
-what cleaning found) and `problem` (why it cannot be used; the other columns are then empty).
+A prepared row has `messages`, `text`, `targets` and `origin`, and what splitting needs: `digest` of its content, `group`
+(the same without targets: rows with one prompt stay together), `found` (bits of what cleaning found) and `problem` (why
+it cannot be used; the other columns are then empty).
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gptft.data.cleaning import EMPTY, clean_row, content_digest
+from gptft.data.cleaning import EMPTY, clean_row, clean_targets, content_digest
 from gptft.data.columns import RowError, detect_layout, read_row
 from gptft.data.readers import Bad, Rows, read_file
+from gptft.data.templates import TemplateReader
 from gptft.errors import GptftError, UserError
 from gptft.network import hub_problem
 from gptft.recipe.schema import CleaningSection, Recipe, Source, Task
@@ -37,7 +39,7 @@ class Shard:
 
     def rows(self) -> Rows:
         """Read it."""
-        return read_file(Path(self.path)) if self.dataset is None else enumerate(self.dataset, start=1)  # type: ignore[return-value]
+        return read_file(Path(self.path)) if self.dataset is None else enumerate(_named(self.dataset), start=1)
 
     def identity(self) -> list[Any]:
         """What changes when its content may have changed."""
@@ -45,6 +47,15 @@ class Shard:
             return [self.label, self.dataset._fingerprint]
         status = os.stat(self.path)
         return [self.path, self.label, self.alone, status.st_size, status.st_mtime_ns]
+
+
+def _named(dataset: Dataset) -> Iterator[dict[str, Any]]:
+    """Rows with the names of classes in place of their numbers (-1: none)."""
+    names = {column: kind.names for column, kind in dataset.features.items() if hasattr(kind, "names")}
+    for row in dataset:
+        assert isinstance(row, dict)
+        known = {column: names[column][row[column]] for column in names if (row[column] or 0) >= 0}
+        yield {**row, **dict.fromkeys(names), **known}
 
 
 def prepare_source(source: Source, recipe: Recipe, key: str) -> Dataset:
@@ -62,14 +73,28 @@ def prepare_source(source: Source, recipe: Recipe, key: str) -> Dataset:
     columns, cleaning = {**recipe.data.columns, **source.columns}, recipe.data.cleaning
     # The code that prepares is part of the key: rows that other code prepared are never taken for this one's.
     code = [path.read_text("utf-8") for path in sorted(Path(__file__).parent.glob("*.py"))]
-    parts = [[shard.identity() for shard in shards], columns, recipe.task, cleaning.model_dump(), code]
+    reader = TemplateReader.of(recipe, columns) if recipe.task in ("classification", "completion") else None
+    parts = [[shard.identity() for shard in shards], columns, recipe.task, cleaning.model_dump(), str(reader), code]
     turn = {"role": datasets.Value("string"), "content": datasets.Value("string")}
-    strings = {name: datasets.Value("string") for name in ("text", "origin", "digest", "exact", "problem")}
+    strings = {name: datasets.Value("string") for name in ("text", "origin", "digest", "group", "exact", "problem")}
     try:
         return datasets.Dataset.from_generator(
             _prepared_rows,
-            features=datasets.Features({"messages": [turn], "found": datasets.Value("int8"), **strings}),
-            gen_kwargs={"shards": shards, "columns": columns, "task": recipe.task, "cleaning": cleaning},
+            features=datasets.Features(
+                {
+                    "messages": [turn],
+                    "targets": datasets.List(datasets.Value("string")),
+                    "found": datasets.Value("int8"),
+                    **strings,
+                }
+            ),
+            gen_kwargs={
+                "shards": shards,
+                "columns": columns,
+                "task": recipe.task,
+                "cleaning": cleaning,
+                "reader": reader,
+            },
             fingerprint=hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32],
         )  # type: ignore[return-value]
     except (datasets.exceptions.DatasetGenerationError, OSError) as error:
@@ -125,7 +150,11 @@ def _from_hub(source: Source, key: str) -> Shard:
 
 
 def _prepared_rows(
-    shards: list[Shard], columns: dict[str, str], task: Task, cleaning: CleaningSection
+    shards: list[Shard],
+    columns: dict[str, str],
+    task: Task,
+    cleaning: CleaningSection,
+    reader: TemplateReader | None,
 ) -> Iterator[dict[str, Any]]:
     for shard in shards:
         layout, number = None, 0
@@ -134,10 +163,15 @@ def _prepared_rows(
                 if isinstance(row, Bad):
                     raise RowError(row)
                 # The first row decides, so that a file is read in one way.
-                layout = layout or detect_layout(row, columns, task)
-                messages, text, found = clean_row(*read_row(row, layout), cleaning)
-                if messages is not None and found & EMPTY and not cleaning.empties:
-                    raise RowError("no turn of the assistant has any text")
+                messages, targets = None, None
+                if reader is None:
+                    layout = layout or detect_layout(row, columns, task)
+                    messages, text, found = clean_row(*read_row(row, layout), cleaning)
+                else:
+                    layout = layout or reader.layout(row)
+                    text, targets, found = clean_targets(*reader.read(row, layout), cleaning)
+                if (messages or targets) and found & EMPTY and not cleaning.empties:
+                    raise RowError("no turn of the assistant has any text" if messages else "prompt or answer is empty")
             except ValueError as error:
                 yield _problem(f"{shard.path}:{number}: {error}")
                 if layout is None and not isinstance(row, Bad):
@@ -146,9 +180,11 @@ def _prepared_rows(
             yield {
                 "messages": messages,
                 "text": text,
+                "targets": targets,
                 "origin": _storable(f"{shard.label}:{number}"),
-                "digest": content_digest(messages, text),
-                "exact": content_digest(messages, text, exact=True),
+                "digest": content_digest(messages, text, targets=targets),
+                "group": content_digest(messages, text),
+                "exact": content_digest(messages, text, exact=True, targets=targets),
                 "found": found,
                 "problem": None,
             }
@@ -158,7 +194,7 @@ def _prepared_rows(
 
 def _problem(message: str) -> dict[str, Any]:
     return {
-        **dict.fromkeys(("messages", "text", "origin", "digest", "exact")),
+        **dict.fromkeys(("messages", "text", "targets", "origin", "digest", "group", "exact")),
         "found": 0,
         "problem": _storable(message),
     }

@@ -68,7 +68,7 @@ def _line(name: str, split: SplitReport) -> str:
 
 @dataclass
 class Splits:
-    """The rows of each split, with columns messages, text, origin; None where the recipe has no such split."""
+    """The rows of each split, with columns messages, text, targets, origin; None where the recipe has no such split."""
 
     train: Dataset | None
     validation: Dataset | None
@@ -79,8 +79,8 @@ class Splits:
 def load_splits(recipe: Recipe, splits: Sequence[str] = SPLIT_NAMES) -> Splits:
     """Read, clean and split the data of a recipe; the second time it comes from the cache.
 
-    A share goes by a hash of the row's content and `data.seed`: adding rows moves no other, and equal rows stay
-    together, so a share is met only roughly.
+    A share goes by a hash of the row's content and `data.seed`: adding rows moves no other, and rows that are equal
+    or have one prompt stay together, so a share is met only roughly.
 
     Args:
         recipe: what to read.
@@ -111,7 +111,7 @@ def load_splits(recipe: Recipe, splits: Sequence[str] = SPLIT_NAMES) -> Splits:
             pools[pool], given[pool], shares if pool == "train" else {}, recipe, name
         )
         rows = datasets.concatenate_datasets(pools[pool]) if len(pools[pool]) > 1 else pools[pool][0]
-        made[name] = rows.select(indices).select_columns(["messages", "text", "origin"])
+        made[name] = rows.select(indices).select_columns(["messages", "text", "targets", "origin"])
     for name in ("validation", "test"):
         if count := len(kept.get(name, set()) & kept.get("train", set())):
             report.overlap[name] = count
@@ -153,20 +153,20 @@ def _split_of(digest: str, shares: dict[str, float], seed: int) -> str:
 def _choose(
     parts: list[Dataset], sources: list[Source], shares: dict[str, float], recipe: Recipe, name: str
 ) -> tuple[SplitReport, list[int], set[str]]:
-    """Choose the rows of a split among its sources'; give their indices (by weight) and the digests of those kept."""
+    """Choose the rows of a split among its sources'; give their indices (by weight) and the groups of those kept."""
     described = [
         {"path": s.path, "rows": len(part), "weight": s.weight} for s, part in zip(sources, parts, strict=True)
     ]
     report, seed, cleaning = SplitReport(described), recipe.data.seed, recipe.data.cleaning
     chosen: list[tuple[int, int]] = []
     seen: set[str] = set()
+    groups: set[str] = set()
     start = 0
     for source, part in zip(sources, parts, strict=True):
         copies, part_copy = divmod(source.weight if name == "train" else 1.0, 1)
-        for index, (digest, found) in enumerate(
-            zip(_column(part, "digest"), _column(part, "found"), strict=True), start
-        ):
-            if shares and _split_of(digest, shares, seed) != name:
+        columns = (_column(part, column) for column in ("digest", "group", "found"))
+        for index, (digest, group, found) in enumerate(zip(*columns, strict=True), start):
+            if shares and _split_of(group, shares, seed) != name:
                 continue
             report.read += 1
             report.control_characters += bool(found & CONTROL_REMOVED)
@@ -178,6 +178,7 @@ def _choose(
             else:
                 report.kept += 1
                 seen.add(digest)
+                groups.add(group)
                 more = part_copy > 0 and _position(digest, f"weight {seed}") < part_copy
                 chosen += [(copy, index) for copy in range(int(copies) + more)]
         start += len(part)
@@ -194,4 +195,4 @@ def _choose(
     # Not of the digests that found duplicates: white space at the ends makes other tokens.
     exact = [digest for part in parts for digest in _column(part, "exact")]
     report.fingerprint = hashlib.sha256("".join(exact[index] for index in indices).encode()).hexdigest()
-    return report, indices, seen
+    return report, indices, groups

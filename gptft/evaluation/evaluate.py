@@ -6,16 +6,22 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
 
 from gptft.errors import GptftError, UserError
-from gptft.evaluation.scores import Predictions, Score, compute_scores, load_others, needs_generation, to_json
-from gptft.files import write_json_atomically, write_jsonl_atomically
+from gptft.evaluation.scores import Score, compute_scores, load_metrics, to_json
+from gptft.files import write_json_atomically
+from gptft.metrics.catalogue import expand, parse_metric
 from gptft.recipe import Recipe, load_recipe
+from gptft.recipe.checks import unfit_metric
 from gptft.runs.folder import RUNS, Run, find_run
+
+if TYPE_CHECKING:
+    from gptft.metrics.predictions import Predictions
+    from gptft.models.loading import LoadedModel
 
 
 @dataclass(frozen=True)
@@ -31,11 +37,14 @@ class Evaluation:
     """Fingerprint of the split's rows: scores with the same one are of the same rows."""
     folder: Path | None
     """Where scores.json and predictions.jsonl were written: None for a model that is no run."""
+    report: dict[str, Any] | None = None
+    """Of labels: scores by class and the confusion matrix (see `gptft.evaluation.confusion`)."""
 
     def to_dict(self) -> dict[str, Any]:
         """The content of scores.json."""
         names = {"model": self.model, "base_model": self.base, "split": self.split, "rows_fingerprint": self.rows}
-        return {**names, **to_json(self.scores, self.base_scores)}
+        report = {"report": self.report} if self.report else {}
+        return {**names, **to_json(self.scores, self.base_scores), **report}
 
 
 def evaluate(
@@ -46,6 +55,7 @@ def evaluate(
     recipe: Recipe | None = None,
     compare_base: bool = True,
     max_rows: int | None = None,
+    trust_remote_metric: bool = False,
     runs: Path = RUNS,
     console: Console | None = None,
 ) -> Evaluation:
@@ -59,6 +69,7 @@ def evaluate(
             has it, and what is written goes to eval/RECIPE-SPLIT in place of eval/SPLIT.
         compare_base: whether the model that training started from is scored too.
         max_rows: at most so many generated answers; the recipe's `evaluation.max_rows` when left out.
+        trust_remote_metric: run the code of a metric from the Hub.
         runs: the folder of the runs.
         console: where progress is shown (default: standard error).
 
@@ -79,22 +90,32 @@ def evaluate(
         recipe = _rows_of(recipe, own) if recipe else own
     assert recipe
     split = _chosen_split(recipe, split)
-    names = list(dict.fromkeys(metrics or recipe.evaluation.metrics))
-    if recipe.task == "pretraining" and (unfit := [name for name in names if needs_generation(name)]):
-        raise UserError(
-            f"--metric {', '.join(unfit)}: task pretraining has no answers to compare with references. "
-            "It is scored by perplexity."
-        )
-    others = load_others(names)
+    names = _chosen_metrics(metrics, recipe)
+    loaded = load_metrics(names, trust_remote_metric)
     max_rows = max_rows or recipe.evaluation.max_rows
     folder = run.evaluation(prefix + split) if run else None
-    return _evaluate(run, target, recipe, split, names, others, compare_base, max_rows, folder, console)
+    return _evaluate(run, target, recipe, split, loaded, compare_base, max_rows, folder, console)
+
+
+def _chosen_metrics(asked: Sequence[str], recipe: Recipe) -> list[str]:
+    """The metrics to compute; one that is asked for by its name alone has the options that the recipe gives it."""
+    in_recipe = expand(recipe.evaluation.metrics)
+    names: list[str] = []
+    for name in expand(asked) or in_recipe:
+        alike = [one for one in in_recipe if parse_metric(one).name == name]
+        names.append(alike[0] if len(alike) == 1 else name)
+    kind = recipe.classification.problem_type if recipe.task == "classification" else ""
+    reasons = [reason for name in names if (reason := unfit_metric(recipe.task, parse_metric(name), kind))]
+    if reasons:
+        raise UserError("\n".join(f"metric {reason}" for reason in reasons))
+    return names
 
 
 def _rows_of(other: Recipe, own: Recipe) -> Recipe:
     """The rows and metrics of another recipe for a run's model, which is asked as the run's own recipe says."""
     generation = {"generation": own.evaluation.generation}
-    settings = {"model": own.model, "training": own.training}
+    same = ("model", "training", "template", "classification")
+    settings = {name: getattr(own, name) for name in same}
     return other.model_copy(update={**settings, "evaluation": other.evaluation.model_copy(update=generation)})
 
 
@@ -115,46 +136,47 @@ def _evaluate(
     target: str | None,
     recipe: Recipe,
     split: str,
-    names: list[str],
-    others: dict[str, Any],
+    metrics: dict[str, Any],
     compare_base: bool,
     max_rows: int | None,
     folder: Path | None,
     console: Console,
 ) -> Evaluation:
     from gptft.data import load_splits
-    from gptft.evaluation.predictions import predict, prediction_rows
+    from gptft.evaluation.confusion import class_report, save_confusion_matrix
+    from gptft.evaluation.predictions import predict, save_predictions
     from gptft.models.loading import load_model
     from gptft.models.quiet import quiet_libraries
+    from gptft.tasks import make_task
 
     quiet_libraries()
     if run and not run.model.is_dir():
         state = run.manifest.get("state", "unknown")
         raise UserError(f"{run.folder} has no model yet (it is {state}). Finish it: gptft finetune ... --resume")
     name = str(run.model) if run else str(target)
-    options: dict[str, Any] = {
-        "generate": any(needs_generation(metric) for metric in names),
-        "likelihoods": any(not needs_generation(metric) for metric in names),
-        "max_rows": max_rows,
-        "console": console,
-    }
+    known = [parse_metric(metric).known for metric in metrics]
+    needs = {metric.needs if metric else "answers" for metric in known}
+    options: dict[str, Any] = {"needs": needs, "max_rows": max_rows, "console": console}
     with console.status("Loading"):
         splits = load_splits(recipe, ("train", split))
         loaded = load_model(name, trust_remote_code=recipe.model.trust_remote_code)
     for warning in splits.report.warnings:
         console.print(f"[yellow]Warning:[/yellow] {escape(warning)}")
-    predictions, prompts = predict(loaded, recipe, splits, split, label=run.folder.name if run else name, **options)
-    scores = compute_scores(names, predictions, others=others)
+    task = make_task(recipe, loaded.model.config)
+    label = run.folder.name if run else name
+    predictions, prompts = predict(loaded, task, recipe, splits, split, label=label, **options)
+    scores = compute_scores(metrics, predictions)
+    report = class_report(predictions) if predictions.correct else None
     rows = splits.report.splits[split].fingerprint
-    evaluation = Evaluation(name, split, scores, None, [], rows, folder)
+    evaluation = Evaluation(name, split, scores, None, [], rows, folder, report)
 
     def write(base_predictions: Predictions | None = None) -> None:
         if folder is None:
             return
         write_json_atomically(folder / "scores.json", _with_earlier(folder / "scores.json", evaluation.to_dict()))
-        if prompts:
-            answers = prediction_rows(loaded.tokenizer, prompts, predictions, base_predictions)
-            write_jsonl_atomically(folder / "predictions.jsonl", answers)
+        save_predictions(folder, loaded.tokenizer, prompts, predictions, base_predictions)
+        if report and "confusion_matrix" in report:
+            save_confusion_matrix(folder / "confusion_matrix.png", **report["confusion_matrix"])
 
     # Before the base is asked: what fails there must not cost what is known.
     write()
@@ -163,22 +185,40 @@ def _evaluate(
         return replace(evaluation, base=base and base["used"])
     try:
         with console.status("Loading the base"):
-            # As training loaded it, before the first step.
-            other = load_model(
-                base["used"],
-                revision=base.get("revision"),
-                tokenizer=recipe.model.tokenizer,
-                config=recipe.model.config,
-                trust_remote_code=recipe.model.trust_remote_code,
-            )
-        base_predictions, _ = predict(other, recipe, splits, split, label=f"base {base['used']}", **options)
-        base_scores = compute_scores(names, base_predictions, others=others)
+            other = _load_base(base, recipe, loaded.model.config)
+        base_task = make_task(recipe, other.model.config)
+        label = f"base {base['used']}"
+        base_predictions, _ = predict(other, base_task, recipe, splits, split, label=label, **options)
+        base_scores = compute_scores(metrics, base_predictions)
     except GptftError as error:
         console.print(f"[yellow]The base is not compared with:[/yellow] {escape(str(error))}")
         return evaluation
     evaluation = replace(evaluation, base=base["used"], base_scores=base_scores)
     write(base_predictions)
     return evaluation
+
+
+def _load_base(base: dict[str, Any], recipe: Recipe, tuned: Any) -> LoadedModel:
+    """The base as training loaded it, before the first step: a classifier's new head is drawn by the same seed."""
+    from transformers import set_seed
+
+    from gptft.models.classes import Classes, label_tokens
+    from gptft.models.loading import load_model
+
+    def classes(tokenizer: Any) -> Classes:
+        labels = Classes.read_from(tuned)
+        words = recipe.classification.label_words
+        return replace(labels, token_ids=label_tokens(tokenizer, labels.names, words)) if labels.token_ids else labels
+
+    set_seed(recipe.training.get("seed", 42))
+    return load_model(
+        base["used"],
+        revision=base.get("revision"),
+        tokenizer=recipe.model.tokenizer,
+        config=recipe.model.config,
+        trust_remote_code=recipe.model.trust_remote_code,
+        classes=classes if recipe.task == "classification" else None,
+    )
 
 
 def _with_earlier(file: Path, content: dict[str, Any]) -> dict[str, Any]:

@@ -5,29 +5,27 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gptft.errors import GptftError, UserError
 from gptft.evaluation.bootstrap import interval, quantiles
-from gptft.metrics import built_in_name, load_metric
+from gptft.metrics import load_metric, parse_metric
 
 if TYPE_CHECKING:
     import evaluate
     from rich.table import Table
 
-    from gptft.metrics.base import RowMetric
+    from gptft.metrics.base import BuiltInMetric
+    from gptft.metrics.predictions import Predictions
 
 CONFIDENCE = 0.95
 RESAMPLES = 1000
 # A metric that is not built in is run anew for each resample, so there are fewer, and none where that takes longer.
 LOADED_RESAMPLES = 200
 LOADED_SECONDS = 20.0
-
-Options = Mapping[str, Mapping[str, Any]]
-
 
 @dataclass(frozen=True)
 class Score:
@@ -42,89 +40,67 @@ class Score:
     higher_is_better: bool | None  # None where gptft cannot know: a metric that is not built in
 
 
-@dataclass(frozen=True)
-class Predictions:
-    """What a model said of the rows of a split. Lists that were not computed stay empty.
-
-    The first three have one entry an answer; `references` has all right answers of the row. The last two have one
-    entry a row: the summed negative log-likelihood in nats of its supervised tokens, and their number.
-    """
-
-    predictions: list[str] = field(default_factory=list)
-    references: list[list[str]] = field(default_factory=list)
-    stopped: list[bool] = field(default_factory=list)
-    negative_log_likelihoods: list[float] = field(default_factory=list)
-    token_counts: list[int] = field(default_factory=list)
-
-
-def needs_generation(metric_name: str) -> bool:
-    """Tell whether the metric reads generated answers; perplexity reads only likelihoods."""
-    return built_in_name(metric_name) != "perplexity"
-
-
-def load_others(metric_names: Sequence[str]) -> dict[str, evaluate.EvaluationModule]:
-    """Load the metrics that are not built in, so that a mistyped name is found before anything is generated.
+def load_metrics(names: Sequence[str], trust_remote: bool = False) -> dict[str, evaluate.EvaluationModule]:
+    """Load metrics, so that a mistyped name is found before anything is generated.
 
     Raises:
-        UserError: no such metric, or it wants other inputs than predictions and references.
+        UserError: no such metric, it wants other inputs than predictions and references, or its code is not trusted.
         GptftError: a metric cannot be fetched.
     """
-    others = {name: load_metric(name) for name in metric_names if not built_in_name(name)}
-    for name, metric in others.items():
-        _input_formats(name, metric)
-    return others
+    metrics = {name: load_metric(name, trust_remote) for name in names}
+    for name, metric in metrics.items():
+        if not parse_metric(name).known:
+            _input_formats(name, metric)
+    return metrics
 
 
-def compute_scores(
-    metric_names: Sequence[str],
-    predictions: Predictions,
-    options: Options | None = None,
-    others: Mapping[str, evaluate.EvaluationModule] | None = None,
-) -> list[Score]:
+def compute_scores(metrics: Mapping[str, evaluate.EvaluationModule], predictions: Predictions) -> list[Score]:
     """Score predictions by each metric, in the order given.
 
     Args:
-        metric_names: what `load_metric` takes. A metric that is not built in may give several scores (rouge: four).
-        predictions: with the lists that the metrics read; see `needs_generation`.
-        options: what `compute` of a metric takes, by its name: `{"bleu": {"tokenize": "zh"}}`.
-        others: metrics that are loaded already (`load_others`).
+        metrics: what `load_metrics` gives. A metric that is not built in may give several scores.
+        predictions: with the lists that the metrics read.
 
     Raises:
-        UserError: no such metric, or it wants other inputs than predictions and references.
-        GptftError: a metric cannot be fetched, fails, or has no rows to read.
+        GptftError: a metric fails, or has no rows to read.
     """
-    from gptft.metrics.base import RowMetric
+    from gptft.metrics.base import BuiltInMetric
 
     scores: list[Score] = []
-    for name in metric_names:
-        metric = others[name] if others and name in others else load_metric(name)
-        keywords = (options or {}).get(name, {})
-        if isinstance(metric, RowMetric):
-            scores.append(_built_in_score(metric, predictions, keywords))
+    for name, metric in metrics.items():
+        if isinstance(metric, BuiltInMetric):
+            scores.append(_built_in_score(name, metric, predictions))
         else:
-            scores += _loaded_scores(name, metric, predictions, keywords)
+            scores += _loaded_scores(name, metric, predictions)
     return scores
 
 
-def _built_in_score(metric: RowMetric, predictions: Predictions, options: Mapping[str, Any]) -> Score:
-    inputs = [getattr(predictions, name) for name in metric.inputs[0]]
-    _refuse_empty(metric.name, inputs)
-    statistics = metric.row_statistics(*inputs, **options)
-    ends = interval(statistics, metric.score, confidence=CONFIDENCE, resamples=RESAMPLES)
+def _built_in_score(name: str, metric: BuiltInMetric, predictions: Predictions) -> Score:
+    from gptft.metrics.base import RowMetric
+    from gptft.metrics.predictions import metric_inputs
+
+    inputs = metric_inputs(metric, predictions)
+    _refuse_empty(name, inputs)
+    ends = None
+    if isinstance(metric, RowMetric):
+        statistics = metric.row_statistics(*inputs)
+        value = float(metric.score(statistics.sum(axis=0)))
+        ends = interval(statistics, metric.score, confidence=CONFIDENCE, resamples=RESAMPLES)
+    else:
+        result = metric.compute(**dict(zip(metric.inputs[0], inputs, strict=True))) or {}
+        value = float(result[metric.name])
     return Score(
-        name=metric.name,
-        value=float(metric.score(statistics.sum(axis=0))),
+        name=name,
+        value=value,
         low=ends and ends[0],
         high=ends and ends[1],
-        rows=len(statistics),
-        definition=metric.definition(*inputs, **options),
+        rows=len(inputs[0]),
+        definition=metric.definition(*inputs),
         higher_is_better=metric.higher_is_better,
     )
 
 
-def _loaded_scores(
-    name: str, metric: evaluate.EvaluationModule, predictions: Predictions, options: Mapping[str, Any]
-) -> list[Score]:
+def _loaded_scores(name: str, metric: evaluate.EvaluationModule, predictions: Predictions) -> list[Score]:
     """Run a metric of the Hub or of the user, once and, where it is quick, on resampled rows."""
     answers, references = predictions.predictions, predictions.references
     _refuse_empty(name, [answers, references])
@@ -136,7 +112,7 @@ def _loaded_scores(
     def run(indices: Sequence[int]) -> dict[str, float]:
         rows = [references[index][0] if flat else references[index] for index in indices]
         try:
-            result = metric.compute(predictions=[answers[index] for index in indices], references=rows, **options) or {}
+            result = metric.compute(predictions=[answers[index] for index in indices], references=rows) or {}
         except Exception as error:
             raise GptftError(f"metric '{name}' failed on these predictions: {error}") from error
         values = {key: float(value) for key, value in result.items() if isinstance(value, (int, float, np.number))}
@@ -182,9 +158,10 @@ def _refuse_empty(name: str, inputs: Sequence[Sequence[Any]]) -> None:
 
 def format_value(name: str, value: float) -> str:
     """Write a value as is usual for the metric: BLEU like sacreBLEU, perplexity with four significant digits."""
-    if name in ("bleu", "chrf"):
+    metric = parse_metric(name).name
+    if metric in ("bleu", "chrf", "ter"):
         return f"{value:.2f}"
-    if name == "perplexity":
+    if metric in ("perplexity", "mae", "mse"):
         return f"{value:#.4g}".rstrip(".") if abs(value) < 1000 else f"{value:.0f}"
     return f"{value:.3f}"
 
@@ -196,7 +173,7 @@ def scores_table(scores: Sequence[Score], base: Sequence[Score] = (), title: str
 
     notes = [f"{score.name}: {score.definition}" for score in scores]
     if any(score.low is None for score in [*scores, *base]):
-        notes.append("no interval: fewer than two rows, rows all alike, or a metric too slow to resample")
+        notes.append("no interval: fewer than two rows, rows all alike, or a metric that is not resampled")
     table = Table(title=title, caption=Text("\n".join(notes)), title_justify="left", caption_justify="left")
     table.add_column("metric")
     table.add_column("rows", justify="right")

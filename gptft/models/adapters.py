@@ -23,7 +23,9 @@ def add_adapter(model: Any, section: AdapterSection) -> Any:
     from transformers.pytorch_utils import Conv1D
 
     conv1d = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, Conv1D)}
-    settings = {"peft_type": section.type.upper(), "task_type": "CAUSAL_LM", **section.settings}
+    # Of a classifier, PEFT trains and keeps the new head too.
+    task_type = "CAUSAL_LM" if model.can_generate() else "SEQ_CLS"
+    settings = {"peft_type": section.type.upper(), "task_type": task_type, **section.settings}
     with loading_errors(f"adapter {section.type}"):
         config: Any = get_peft_config(settings)
     if config.is_prompt_learning:

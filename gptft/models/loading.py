@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from gptft.errors import UserError
 from gptft.models.bases import Base, loading_errors, resolve_base
+from gptft.models.classes import SETTINGS, Classes, is_sequence_classifier
 from gptft.models.templates import CHAT_TEMPLATE
 
 if TYPE_CHECKING:
@@ -72,8 +73,9 @@ def load_model(
     tokenizer: str | None = None,
     config: dict[str, Any] | None = None,
     trust_remote_code: bool = False,
+    classes: Callable[[Any], Classes] | None = None,
 ) -> LoadedModel:
-    """Load a causal language model in float32, by Hub id, folder, run or `starter`.
+    """Load a model in float32, by Hub id, folder, run or `starter`: a causal language model, or a sequence classifier.
 
     Args:
         name: what to load; for a folder with an adapter, its base with the adapter merged into it.
@@ -82,32 +84,44 @@ def load_model(
         tokenizer: folder or Hub id of a tokenizer other than the model's own.
         config: fields of the configuration to change.
         trust_remote_code: run code that comes with the model.
+        classes: makes the labels to give the model, from its tokenizer. Where they have no token ids, the model gets a
+            head for sequences, which is new (drawn by torch's seed) unless it is a classifier of as many labels.
 
     Raises:
         UserError: not found, not a model, no safetensors, or an unknown configuration field.
         GptftError: the Hub cannot be reached.
     """
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
     base = resolve_base(name, revision, fallback)
     options = {"revision": base.revision, "local_files_only": base.offline, "trust_remote_code": trust_remote_code}
+    loaded = load_tokenizer(tokenizer or base.location, base, trust_remote_code)
+    labels = classes(loaded) if classes else None
     with loading_errors(base.requested):
         if (Path(base.location) / "adapter_config.json").is_file():
             model = _merged_adapter(base.location, config, trust_remote_code)
         else:
             settings = AutoConfig.from_pretrained(base.location, **options)
             _configure(settings, config or {}, base.requested)
-            model = AutoModelForCausalLM.from_pretrained(
+            sequence = is_sequence_classifier(settings) if labels is None else not labels.token_ids
+            if labels:
+                labels.write_to(settings)
+            kind = AutoModelForSequenceClassification if sequence else AutoModelForCausalLM
+            # Only the head can differ in size, where the base is a classifier of other labels.
+            options |= {"ignore_mismatched_sizes": sequence and labels is not None}
+            model = kind.from_pretrained(
                 base.location, config=settings, dtype=torch.float32, use_safetensors=True, **options
             )
-    loaded = load_tokenizer(tokenizer or base.location, base, trust_remote_code)
     _align(model, loaded)
     return LoadedModel(model.eval(), loaded, base)
 
 
 def load_for_training(
-    recipe: Recipe, texts: Callable[[], Iterable[str]], checkpoint: Path | None = None
+    recipe: Recipe,
+    texts: Callable[[], Iterable[str]],
+    checkpoint: Path | None = None,
+    classes: Callable[[Any], Classes] | None = None,
 ) -> LoadedModel:
     """Load what a recipe starts from: its base, or a new model, with the adapter it names.
 
@@ -115,6 +129,7 @@ def load_for_training(
         recipe: its sections `model` and `adapter` are read, and `evaluation.generation`, which is saved with the model.
         texts: gives the training texts, for a tokenizer trained from scratch.
         checkpoint: what is being resumed; a tokenizer trained from scratch is then the one in it.
+        classes: makes the labels of a classifier, from the tokenizer.
 
     Raises:
         UserError: as `load_model`; `data.max_length` is beyond the model's positions; `evaluation.generation`
@@ -122,7 +137,7 @@ def load_for_training(
     """
     section = recipe.model
     if section.base is None:
-        loaded = _from_scratch(recipe, texts, checkpoint)
+        loaded = _from_scratch(recipe, texts, checkpoint, classes)
     else:
         loaded = load_model(
             section.base,
@@ -131,6 +146,7 @@ def load_for_training(
             tokenizer=section.tokenizer,
             config=section.config,
             trust_remote_code=section.trust_remote_code,
+            classes=classes,
         )
     if recipe.data.max_length and recipe.data.max_length > loaded.positions:
         raise UserError(
@@ -153,21 +169,27 @@ def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
     model.config.use_cache = True
     model.save_pretrained(folder)
     # Of an adapter, PEFT saves the weights alone.
-    model.generation_config.save_pretrained(folder)
+    if model.can_generate():
+        model.generation_config.save_pretrained(folder)
+    if hasattr(model.config, SETTINGS):
+        model.config.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
 def _merged_adapter(folder: str, config: dict[str, Any] | None, trust_remote_code: bool) -> Any:
     from peft import PeftConfig, PeftModel
+    from transformers import AutoConfig
 
     adapter = PeftConfig.from_pretrained(folder)
     if adapter.is_prompt_learning or not adapter.base_model_name_or_path:
         raise UserError(f"{folder} holds an adapter ({adapter.peft_type}) that cannot be merged into a base.")
+    labelled = (Path(folder) / "config.json").is_file() and AutoConfig.from_pretrained(folder)
     base = load_model(
         adapter.base_model_name_or_path,
         revision=adapter.revision,
         config=config,
         trust_remote_code=trust_remote_code,
+        classes=(lambda _: Classes.read_from(labelled)) if labelled and labelled.problem_type else None,
     )
     adapted: Any = PeftModel.from_pretrained(base.model, folder)
     return adapted.merge_and_unload().requires_grad_(True)
@@ -189,7 +211,7 @@ def _align(model: Any, tokenizer: Any) -> None:
     rows = model.get_input_embeddings().weight.shape[0]
     if len(tokenizer) > rows:
         raise UserError(f"The tokenizer has {len(tokenizer):,} tokens but the model embeds only {rows:,}.")
-    for target in (model.config, model.generation_config):
+    for target in filter(None, (model.config, getattr(model, "generation_config", None))):
         target.bos_token_id = tokenizer.bos_token_id
         target.eos_token_id = tokenizer.eos_token_id
         target.pad_token_id = tokenizer.pad_token_id
@@ -201,7 +223,7 @@ def _set_generation(model: Any, settings: dict[str, Any]) -> None:
 
     from gptft.models.generation import generation_settings
 
-    if not settings:
+    if not settings or not model.can_generate():
         return
     generation_settings(model, settings)
     ends = {name: getattr(model.config, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
@@ -215,8 +237,13 @@ def _set_generation(model: Any, settings: dict[str, Any]) -> None:
     model.generation_config = generation
 
 
-def _from_scratch(recipe: Recipe, texts: Callable[[], Iterable[str]], checkpoint: Path | None) -> LoadedModel:
-    from transformers import GPT2Config, GPT2LMHeadModel, set_seed
+def _from_scratch(
+    recipe: Recipe,
+    texts: Callable[[], Iterable[str]],
+    checkpoint: Path | None,
+    classes: Callable[[Any], Classes] | None,
+) -> LoadedModel:
+    from transformers import GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel, set_seed
 
     from gptft.models.tokenizer import train_tokenizer
 
@@ -234,7 +261,11 @@ def _from_scratch(recipe: Recipe, texts: Callable[[], Iterable[str]], checkpoint
             "pad_token_id": tokenizer.pad_token_id,
         }
     )
+    labels = classes(tokenizer) if classes else None
+    if labels:
+        labels.write_to(settings)
+    kind = GPT2ForSequenceClassification if labels and not labels.token_ids else GPT2LMHeadModel
     with loading_errors("A model of the shape in model.config"):
-        model = GPT2LMHeadModel(settings)
+        model = kind(settings)
     _align(model, tokenizer)
     return LoadedModel(model, tokenizer, None)

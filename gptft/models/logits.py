@@ -1,7 +1,7 @@
 """Every reading of logits is here: the model's prediction is `outputs.logits`, one score for each vocabulary entry.
 
 The logits at position t score token t + 1. They are computed only where they are read: at the positions whose next
-token is supervised (training, perplexity), or at the last position (the next token).
+token is supervised (training, perplexity), or at the last position (the next token, labels).
 """
 
 from __future__ import annotations
@@ -67,6 +67,40 @@ def row_losses(model: torch.nn.Module, batch: dict[str, Any]) -> tuple[Tensor, T
     rows = read.nonzero()[:, 0]
     sums = torch.zeros(read.shape[0], dtype=torch.float64, device=losses.device).index_add_(0, rows, losses)
     return sums, read.sum(dim=1)
+
+
+def class_logits(
+    model: torch.nn.Module, batch: dict[str, Tensor], token_ids: Sequence[int] = (), with_text: bool = False
+) -> tuple[Tensor, Tensor | None]:
+    """Score the labels of each row, from its last real token.
+
+    Args:
+        model: with a head for sequences, whose logits are the labels'; or a causal language model.
+        batch: `input_ids` (batch, length), padded on the right, and `lengths` (batch).
+        token_ids: with a language model, the token that stands for each label; its logits are the label's.
+        with_text: with a language model, compute the loss on the text too.
+
+    Returns:
+        logits (batch, classes), and with `with_text` the mean negative log-likelihood (nats) of each row's own tokens
+        (batch; 0 for a row of one token).
+    """
+    ids, last = batch["input_ids"], batch["lengths"] - 1
+    if not token_ids:
+        return model(input_ids=ids, use_cache=False).logits, None
+    positions = torch.arange(ids.shape[1], device=ids.device)
+    read = positions <= last[:, None] if with_text else positions == last[:, None]
+    logits = model(input_ids=ids, use_cache=False, logits_to_keep=read).logits
+    # Rows after each other: a row's last position is where their lengths add up to.
+    ends = read.sum(dim=1).cumsum(dim=0) - 1
+    scores = logits[ends][:, torch.tensor(token_ids, device=ids.device)]
+    if not with_text:
+        return scores, None
+    inside = torch.ones(len(logits), dtype=torch.bool, device=ids.device).index_fill_(0, ends, False)
+    targets = ids[:, 1:][(positions[1:] <= last[:, None])]
+    losses = functional.cross_entropy(logits[inside].float(), targets, reduction="none")
+    rows = torch.repeat_interleave(torch.arange(len(last), device=ids.device), last)
+    sums = torch.zeros(len(last), device=ids.device).index_add(0, rows, losses)
+    return scores, sums / last.clamp(min=1)
 
 
 @torch.no_grad()

@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from gptft.errors import UserError
+from gptft.metrics.catalogue import BUILT_IN, GROUPS, MetricSpec, expand, parse_metric
 from gptft.recipe import fields, schema, sources
 from gptft.recipe.explain import found, report_errors, report_unknown
 from gptft.recipe.lines import KeyPath
 from gptft.recipe.reading import Reading
+from gptft.recipe.templates import template_fields
 
-TRAINING_METRICS = ("loss", "eval_loss", "perplexity", "eval_perplexity")
 _EVALUATE_NEIGHBOURS = ("bleurt", "chr_f")  # metrics of `evaluate` whose names are near gptft's own
 
 
@@ -27,6 +30,7 @@ def check(reading: Reading) -> None:
     check_fields(reading)
     check_data(reading)
     check_model(reading)
+    check_task(reading)
     check_training(reading)
     check_metrics(reading)
 
@@ -120,33 +124,124 @@ def check_model(reading: Reading) -> None:
             reading.report(("adapter",), "an adapter needs a trained base, but base is null (from scratch)")
 
 
+def check_task(reading: Reading) -> None:
+    """Sections belong to the task, templates name columns, and the settings of labels fit each other."""
+    task = reading.get("task")
+    for section, tasks in (("template", ("classification", "completion")), ("classification", ("classification",))):
+        if reading.get(section) and task in schema.DEFAULT_METRICS and task not in tasks:
+            reading.report((section,), f"is read by the task {' or '.join(tasks)}, but the task is {task}")
+    for key in ("prompt", "completion"):
+        template = reading.get("template", key)
+        if not isinstance(template, str):
+            continue
+        try:
+            named = template_fields(template)
+        except ValueError as error:
+            reading.report(("template", key), str(error))
+            continue
+        if not named:
+            reading.report(("template", key), f"found '{template}', which takes in no column: write one as {{name}}")
+    if task == "classification" and reading.get("template", "completion") is not None:
+        reading.report(("template", "completion"), "the task classification has labels, the column `label`, in its place")
+
+    def setting(key: str) -> Any:
+        return reading.get("classification", key)
+
+    kind, head, path = setting("problem_type"), setting("head"), "classification"
+    if head == "lm" and kind in ("multi_label_classification", "regression"):
+        reading.report((path, "head"), f"`lm` chooses one label by its word; {kind} needs `head: sequence`")
+    for key in ("label_words", "language_model_weight"):
+        if setting(key) and head != "lm":
+            reading.report((path, key), "applies to `head: lm` only")
+    if kind == "regression":
+        for key in ("labels", "class_weights", "out_of_scope", "threshold"):
+            if setting(key) is not None:
+                reading.report((path, key), "does not apply to a number (problem_type: regression)")
+    elif kind == "multi_label_classification" and setting("out_of_scope") is not None:
+        reading.report((path, "out_of_scope"), "with several labels, a row may have none: leave it out")
+    elif (setting("threshold") is None) != (setting("out_of_scope") is None) and kind != "multi_label_classification":
+        missing = "threshold" if setting("threshold") is None else "out_of_scope"
+        reading.report((path, missing), "is missing: `out_of_scope` is answered below `threshold`, so both are needed")
+
+
 def check_training(reading: Reading) -> None:
     """What evaluates during training has data, and the best model is told by what is measured then."""
     if reading.get("data", "validation") is None:
-        for key, off in (("eval_strategy", "no"), ("load_best_model_at_end", False)):
-            value = reading.get("training", key)
+        wanted = [(("training", "eval_strategy"), "no"), (("training", "load_best_model_at_end"), False)]
+        wanted += [(("evaluation", key), None) for key in ("during_training", "early_stopping_patience")]
+        for path, off in wanted:
+            value = reading.get(*path)
             if value not in (None, off):
-                message = f"found {found(value)}, but there is no data.validation to evaluate on"
-                reading.report(("training", key), message)
+                reading.report(path, f"found {found(value)}, but there is no data.validation to evaluate on")
     best = reading.get("training", "metric_for_best_model")
-    if isinstance(best, str) and best not in TRAINING_METRICS:
-        message = f"found '{best}', expected one of {', '.join(TRAINING_METRICS)}: others are computed after training"
+    measured = ["loss", *_measured_in_training(reading)]
+    if isinstance(best, str) and best.removeprefix("eval_") not in measured:
+        message = f"found '{best}', expected one of {', '.join(measured)}: others are computed after training"
+        if reading.get("task") in ("dialogue", "completion") and not reading.get("evaluation", "during_training"):
+            message += " (or, with `evaluation.during_training`, on generated answers)"
         reading.report(("training", "metric_for_best_model"), message)
+
+
+def _measured_in_training(reading: Reading) -> list[str]:
+    """The metrics that each evaluation in training gives."""
+    task = reading.get("task")
+    names = reading.get("evaluation", "metrics")
+    if not isinstance(names, list):
+        kind = reading.get("classification", "problem_type")
+        names = schema.PROBLEM_METRICS.get(str(kind), []) or schema.DEFAULT_METRICS.get(str(task), [])
+    needs = {"labels", "confidences", "numbers"} if task == "classification" else {"answers", "labels"}
+    measured = [] if task == "classification" else ["perplexity"]
+    if task == "classification" or reading.get("evaluation", "during_training"):
+        for name in names:
+            with suppress(UserError):
+                measured += [one for one in expand([name]) if (known := parse_metric(one).known) and known.needs in needs]
+    return measured
+
+
+_MEASURED: dict[str, set[str]] = {
+    "pretraining": {"likelihoods"},
+    "classification": {"labels", "confidences", "numbers"},
+    "dialogue": {"answers", "labels", "likelihoods"},
+    "completion": {"answers", "labels", "likelihoods", "ranks"},
+}
+"""What metrics of each task can need; see `gptft.metrics.catalogue`."""
+
+
+def unfit_metric(task: str, metric: MetricSpec, kind: str = "") -> str | None:
+    """Why a metric measures nothing that a task has; None where it does.
+
+    Args:
+        task: the recipe's.
+        metric: a built-in one, or one of `evaluate`, which reads answers or labels.
+        kind: of a classification, its `problem_type`.
+    """
+    needs = metric.known.needs if metric.known else "labels"
+    if needs not in _MEASURED[task] or (task == "classification" and (needs == "numbers") != (kind == "regression")):
+        fit = [*dict.fromkeys(schema.PROBLEM_METRICS.get(kind, []) or schema.DEFAULT_METRICS[task])]
+        about = {"answers": "compares answers", "labels": "compares labels", "ranks": "reads ranks among candidates"}
+        does = about.get(needs, f"reads {needs}")
+        return f"'{metric.text}' {does}, which the task {task}{f' ({kind})' * bool(kind)} has not: use {', '.join(fit)}"
+    return None
 
 
 def check_metrics(reading: Reading) -> None:
     """Each metric is one of gptft's or can be a name or path for `evaluate.load`, and has something to measure."""
-    metrics = reading.get("evaluation", "metrics")
+    metrics, task = reading.get("evaluation", "metrics"), reading.get("task")
+    kind = str(reading.get("classification", "problem_type") or "") if task == "classification" else ""
     for index, name in enumerate(metrics if isinstance(metrics, list) else []):
         if not isinstance(name, str):
             continue
         path = ("evaluation", "metrics", index)
-        near = get_close_matches(name.lower(), schema.KNOWN_METRICS, 1, 0.75)
-        if name in schema.KNOWN_METRICS:
-            if reading.get("task") == "pretraining" and name not in schema.DEFAULT_METRICS["pretraining"]:
-                reading.report(path, f"'{name}' compares answers, and the task pretraining has none: use perplexity")
-        elif near and name not in _EVALUATE_NEIGHBOURS:
+        try:
+            metric = parse_metric(name)
+        except UserError as error:
+            reading.report(path, str(error))
+            continue
+        near = get_close_matches(metric.name.lower(), [*BUILT_IN, *GROUPS], 1, 0.75)
+        if metric.known:
+            if task in _MEASURED and (reason := unfit_metric(task, metric, kind)):
+                reading.report(path, reason)
+        elif near and metric.name not in _EVALUATE_NEIGHBOURS:
             reading.report(path, f"found '{name}', which is no metric; did you mean '{near[0]}'?")
-        elif not re.fullmatch(r"[\w./~-]+", name):
-            expected = f"{', '.join(schema.KNOWN_METRICS)} or what `evaluate.load` takes"
-            reading.report(path, f"found '{name}', expected {expected}")
+        elif not re.fullmatch(r"[\w./~-]+", metric.name):
+            reading.report(path, f"found '{name}', expected {', '.join(BUILT_IN)} or what `evaluate.load` takes")

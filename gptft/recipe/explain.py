@@ -20,6 +20,8 @@ _SECTIONS: dict[str, type[BaseModel]] = {
     "adapter": schema.AdapterSection,
     "data": schema.DataSection,
     "data.cleaning": schema.CleaningSection,
+    "template": schema.TemplateSection,
+    "classification": schema.ClassificationSection,
     "evaluation": schema.EvaluationSection,
 }
 _SOURCES = ("data.train", "data.validation", "data.test")

@@ -11,24 +11,23 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, PrivateAttr, Tag, model_validator
 
-Task = Literal["dialogue", "pretraining"]
-
-KNOWN_METRICS: dict[str, str] = {
-    "bleu": "corpus BLEU of generated answers (sacreBLEU)",
-    "chrf": "corpus chrF of generated answers (sacreBLEU)",
-    "exact_match": "share of generated answers that equal the reference",
-    "stop_rate": "share of generated answers that end by themselves",
-    "perplexity": "exp of the mean loss over supervised tokens",
-}
-"""The metrics that gptft computes without a network, with what each one is."""
+Task = Literal["dialogue", "pretraining", "classification", "completion"]
 
 DEFAULT_METRICS: dict[str, list[str]] = {
     "dialogue": ["bleu", "chrf", "exact_match", "stop_rate", "perplexity"],
-    "pretraining": ["perplexity"],
+    "pretraining": ["perplexity", "bits_per_byte"],
+    "classification": ["accuracy", "f1", "mcc", "calibration_error"],
+    "completion": ["bleu", "chrf", "exact_match", "stop_rate", "perplexity"],
 }
 """The metrics of a task whose recipe names none."""
 
-Columns = dict[Literal["messages", "conversations", "prompt", "completion", "text"], str]
+PROBLEM_METRICS: dict[str, list[str]] = {
+    "multi_label_classification": ["accuracy", "f1", "f1:average=micro"],
+    "regression": ["mae", "mse", "pearsonr"],
+}
+"""Those of a classification with another kind of label."""
+
+Columns = dict[Literal["messages", "conversations", "prompt", "completion", "text", "label"], str]
 """gptft's name of a column -> the data set's."""
 
 
@@ -128,6 +127,49 @@ HeldOut = (
 )
 
 
+class TemplateSection(Section):
+    """How a row's columns become the text that the model reads and the text that it learns to write.
+
+    `{name}` stands for a column; `{{` and `}}` for braces. The prompt at inference is made by the same template.
+    """
+
+    prompt: str | None = None
+    """What the model reads: `"English: {en}\\nChinese:"`. Default: `{text}` for classification, `{prompt}` and a line
+    end for completion."""
+    completion: str | None = None
+    """What it learns to write: `" {zh}"`. Default: `{completion}`. (Task completion only.)"""
+    truncation_side: Literal["left", "right"] = "left"
+    """Which end of a prompt that is too long goes: its beginning, or the end of what stands before the template's last
+    words (`right`: for texts that say the most important things first, such as news)."""
+
+
+class ClassificationSection(Section):
+    """What the labels are and how the model gives them. (Task classification only.)"""
+
+    head: Literal["sequence", "lm"] = "sequence"
+    """`sequence`: a new layer on the last token (GPT2ForSequenceClassification). `lm`: the language model's own logits
+    over one word for each label at the last position, so that a label is a word that the model already knows."""
+    problem_type: Literal["single_label_classification", "multi_label_classification", "regression"] = (
+        "single_label_classification"
+    )
+    """transformers' name: one label a row; any number of them (a list, or text with `|` between them); or a number."""
+    labels: list[str] | None = Field(default=None, min_length=2)
+    """The labels in the order of their ids (default: those of train, sorted)."""
+    label_words: dict[str, str] = Field(default_factory=dict)
+    """Label -> the word that stands for it with `head: lm` (default: the first word of the label that no other has)."""
+    class_weights: Literal["balanced"] | dict[str, Annotated[float, Field(gt=0)]] | None = None
+    """Weight of each label's rows in the loss: `balanced` (in inverse proportion to how often it occurs, as in
+    scikit-learn), or label -> weight (others: 1)."""
+    out_of_scope: str | None = None
+    """The label that is given where no other reaches `threshold`. Rows with this label may be in train or not."""
+    threshold: float | None = Field(default=None, gt=0, lt=1)
+    """Single label: the probability below which the answer is `out_of_scope`. Several labels: the probability from
+    which a label is given (default: 0.5)."""
+    language_model_weight: float = Field(default=0.0, ge=0)
+    """Weight of the language-modelling loss on the text, beside that of the labels, as in the first GPT (Radford et al.
+    2018, 0.5): it helps where rows are few. Only with `head: lm`."""
+
+
 class CleaningSection(Section):
     """What is removed or repaired before training; each is counted in the report."""
 
@@ -164,12 +206,20 @@ class EvaluationSection(Section):
     """How the result is scored."""
 
     metrics: list[str] = Field(default_factory=list)
-    """Scores to compute: bleu, chrf, exact_match, stop_rate, perplexity, or any name or path for `evaluate.load`.
-    Default for dialogue: the five; for pretraining: perplexity."""
+    """Scores to compute, by name, with options after a colon (`bleu:tokenize=zh`, `f1:average=micro`), or any name or
+    path for `evaluate.load`. `gptft eval --help` lists gptft's own; the default depends on the task."""
     generation: dict[str, Any] = Field(default_factory=dict)
     """Fields of transformers' GenerationConfig: how answers are generated for scores, and in chat."""
     max_rows: int | None = Field(default=None, ge=1)
-    """At most so many rows are generated for scores (perplexity reads all rows)."""
+    """At most so many rows are generated for scores, or ranked (perplexity and labels read all rows)."""
+    during_training: int | None = Field(default=None, ge=1)
+    """Answers to so many validation prompts are generated at each evaluation in training and scored by `metrics`, which
+    `training.metric_for_best_model` can then name. (Labels are scored at each evaluation anyway.)"""
+    early_stopping_patience: int | None = Field(default=None, ge=1)
+    """Stop when `training.metric_for_best_model` (default: loss) has not got better in so many evaluations; the model
+    of the best one is kept."""
+    early_stopping_threshold: float = Field(default=0.0, ge=0)
+    """How much better it must get to count."""
 
 
 class Recipe(Section):
@@ -180,13 +230,18 @@ class Recipe(Section):
     description: str | None = None
     """What the recipe is for, in one sentence."""
     task: Task
-    """What is learned: `dialogue` (answers of an assistant) or `pretraining` (text as such)."""
+    """What is learned: `dialogue` (answers of an assistant), `completion` (text to text), `classification` (labels or
+    numbers) or `pretraining` (text as such)."""
     model: ModelSection
     """The model to start from."""
     adapter: AdapterSection | None = None
     """A PEFT adapter, such as `{type: lora, r: 16}`; when left out, all weights are trained."""
     data: DataSection
     """The data to train on, to watch and to score with."""
+    template: TemplateSection = Field(default_factory=TemplateSection)
+    """How a row's columns become prompt and completion. (Tasks classification and completion.)"""
+    classification: ClassificationSection = Field(default_factory=ClassificationSection)
+    """What the labels are and how the model gives them. (Task classification.)"""
     training: dict[str, Any] = Field(default_factory=dict)
     """Fields of transformers.TrainingArguments: same names, same meaning, same defaults unless said otherwise."""
     evaluation: EvaluationSection = Field(default_factory=EvaluationSection)
@@ -207,6 +262,7 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _fill_defaults(self) -> Recipe:
         if "metrics" not in self.evaluation.model_fields_set:
-            self.evaluation.metrics = list(DEFAULT_METRICS[self.task])
+            kind = self.classification.problem_type if self.task == "classification" else ""
+            self.evaluation.metrics = list(PROBLEM_METRICS.get(kind, DEFAULT_METRICS[self.task]))
         self.name = self.name or "recipe"
         return self

@@ -2,10 +2,42 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from gptft.models.classes import SETTINGS, Classes
+from gptft.recipe.schema import Recipe
+from gptft.recipe.templates import closing_words, prompt_template
 from gptft.tasks.base import Preparation, Prompt, Task
+from gptft.tasks.classification import Classification
+from gptft.tasks.completion import Completion, PromptEncoder
 from gptft.tasks.dialogue import Dialogue
 from gptft.tasks.pretraining import Pretraining
 
-TASKS: dict[str, Task] = {task.name: task for task in (Dialogue(), Pretraining())}
+TASKS: dict[str, type[Task]] = {task.name: task for task in (Dialogue, Pretraining, Classification, Completion)}
 
-__all__ = ["TASKS", "Preparation", "Prompt", "Task"]
+
+def make_task(recipe: Recipe, config: Any) -> Task:
+    """The task of a recipe, recorded in the model's configuration, which holds the labels of a classification."""
+    settings: dict[str, Any] = {"task": recipe.task}
+    if recipe.task in ("classification", "completion"):
+        settings |= {"prompt": prompt_template(recipe), "truncation_side": recipe.template.truncation_side}
+    own = getattr(config, SETTINGS, {})
+    setattr(config, SETTINGS, settings | ({"classes": own["classes"]} if recipe.task == "classification" else {}))
+    return recorded_task(config)
+
+
+def recorded_task(config: Any) -> Task:
+    """The task that a model was trained for, from its configuration alone.
+
+    Raises:
+        UserError: gptft did not train it, and it is no classifier.
+    """
+    settings = getattr(config, SETTINGS, {})
+    name = settings.get("task", "classification")
+    encoder = PromptEncoder(closing_words(settings.get("prompt", "")), settings.get("truncation_side", "left"))
+    if name == "classification":
+        return Classification(encoder, Classes.read_from(config))
+    return Completion(encoder) if name == "completion" else TASKS[name]()
+
+
+__all__ = ["TASKS", "Classification", "Completion", "Preparation", "Prompt", "PromptEncoder", "Task", "make_task", "recorded_task"]

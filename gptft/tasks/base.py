@@ -13,8 +13,11 @@ from gptft.errors import UserError
 if TYPE_CHECKING:
     from datasets import Dataset
 
-CODE_VERSION = 1
+CODE_VERSION = 2
 """Part of the cache's key: raised whenever the same rows give other examples."""
+
+EXAMPLE_COLUMNS = ("input_ids", "labels", "length", "supervised", "shortened", "dropped", "origin")
+"""What `Task.examples` gives of an example, whatever the task."""
 
 
 @dataclass
@@ -73,9 +76,13 @@ class Prompt:
 
 
 class Task(ABC):
-    """Rows (columns `messages`, `text`, `origin`) to examples (`input_ids`, `labels`, maybe `position_ids`)."""
+    """Rows (columns `messages`, `text`, `targets`, `origin`) to examples (`EXAMPLE_COLUMNS`, maybe `position_ids`)."""
 
     name: ClassVar[str]
+
+    def settings(self) -> dict[str, Any]:
+        """What decides about the encoding beside rows and tokenizer, for the cache's key."""
+        return {}
 
     @abstractmethod
     def examples(self, dataset: Dataset, tokenizer: Any, max_length: int, cache_key: str) -> Dataset:
@@ -110,7 +117,8 @@ class Task(ABC):
         Raises:
             UserError: when more than a tenth of the rows cannot be used.
         """
-        key = cache_key(self.name, CODE_VERSION, data_fingerprint, tokenizer_digest(tokenizer), max_length)
+        digest = tokenizer_digest(tokenizer)
+        key = cache_key(self.name, CODE_VERSION, data_fingerprint, digest, max_length, self.settings())
         encoded = self.examples(dataset, tokenizer, max_length, key)
         # [:] reads a column at once, a hundred times faster than going through it.
         dropped = [origin for origin, flag in zip(encoded["origin"][:], encoded["dropped"][:], strict=True) if flag]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 from gptft.errors import UserError
 from gptft.models.logits import IGNORED
 from gptft.models.templates import Message, render_conversation, render_prompt
-from gptft.tasks.base import Prompt, Task
+from gptft.tasks.base import EXAMPLE_COLUMNS, Prompt, Task
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -24,7 +24,7 @@ class Dialogue(Task):
         """One example a conversation; a longer one gives several, each answer supervised in exactly one of them."""
 
         def encode(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-            columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
+            columns: dict[str, list[Any]] = {name: [] for name in EXAMPLE_COLUMNS}
             for messages, origin in zip(batch["messages"], batch["origin"], strict=True):
                 try:
                     windows, shortened, lost = encode_conversation(tokenizer, messages, max_length)
@@ -35,7 +35,7 @@ class Dialogue(Task):
                     # A row of the data is counted once, at its first example.
                     flags = (shortened, lost > 0) if index == 0 else (False, False)
                     row = (ids, labels, len(ids), supervised, *flags, origin)
-                    for name, value in zip(COLUMNS, row, strict=True):
+                    for name, value in zip(EXAMPLE_COLUMNS, row, strict=True):
                         columns[name].append(value)
             return columns
 
@@ -52,9 +52,6 @@ class Dialogue(Task):
                     ids = prompt_ids(tokenizer, messages[:index], max_length)
                     prompts.append(Prompt(f"{origin}#{index}", ids, [message["content"].strip()]))
         return prompts
-
-
-COLUMNS = ("input_ids", "labels", "length", "supervised", "shortened", "dropped", "origin")
 
 
 def prompt_ids(tokenizer: Any, messages: Sequence[Message], max_length: int) -> list[int]:

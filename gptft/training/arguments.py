@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from gptft.errors import UserError
+from gptft.metrics import load_metric
 from gptft.models.precision import resolve_dtype
 
 if TYPE_CHECKING:
@@ -25,8 +26,6 @@ DEFAULTS: dict[str, Any] = {
     "logging_first_step": True,
     # A loss that is not a number ends up in the log as such, not left out of the mean.
     "logging_nan_inf_filter": False,
-    # Loss and perplexity, all that a recipe may choose by.
-    "greater_is_better": False,
     # gptft shows progress itself.
     "disable_tqdm": True,
 }
@@ -54,11 +53,17 @@ def training_arguments(recipe: Recipe, run: Path, has_validation: bool) -> Train
         settings["eval_strategy"] = rhythm if has_validation else "no"
     if settings.get("eval_on_start") and not has_validation:
         raise UserError("training.eval_on_start is true, but there is no data.validation to evaluate on")
-    # Null is TrainingArguments' own way to leave it open, which takes perplexity for better when higher.
-    settings["greater_is_better"] = bool(settings["greater_is_better"])
+    if recipe.evaluation.early_stopping_patience:
+        settings = {"metric_for_best_model": "loss", "load_best_model_at_end": True, **settings}
+    if settings.get("greater_is_better") is None:
+        # TrainingArguments would take all but a loss for better when higher, perplexity among them.
+        settings["greater_is_better"] = _higher_is_better(settings.get("metric_for_best_model"))
     if "dataloader_pin_memory" not in settings:
         settings["dataloader_pin_memory"] = torch.cuda.is_available()
     dtype = _precision(recipe.model.dtype, bool(settings.get("use_cpu")))
+    if not torch.accelerator.is_available():
+        # TrainingArguments refuses bfloat16 on a CPU that it was not told to use, also where there is nothing else.
+        settings["use_cpu"] = True
     settings |= {"bf16": dtype is torch.bfloat16, "fp16": dtype is torch.float16}
     try:
         arguments = TrainingArguments(**settings)
@@ -71,6 +76,11 @@ def training_arguments(recipe: Recipe, run: Path, has_validation: bool) -> Train
             f"gptft trains on one GPU so far, and {arguments.n_gpu} are visible: choose one by CUDA_VISIBLE_DEVICES=0"
         )
     return arguments
+
+
+def _higher_is_better(metric: str | None) -> bool:
+    name = (metric or "loss").removeprefix("eval_")
+    return name != "loss" and bool(getattr(load_metric(name), "higher_is_better", False))
 
 
 def _precision(name: str, use_cpu: bool) -> torch.dtype:

@@ -106,6 +106,39 @@ class Collator:
         return batch
 
 
+class ClassCollator:
+    """Rows of token ids and labels to tensors: `input_ids` (batch, length) padded on the right, `lengths` (batch), and
+    `labels`: ids (batch), zeros and ones (batch, classes), or numbers (batch).
+
+    `shift_labels` are the same again: by that name the Trainer takes them as they are when it counts the step's labels,
+    and does not leave out the first, as it does with a language model's.
+    """
+
+    def __init__(self, pad_token_id: int, problem_type: str) -> None:
+        self.pad_token_id = pad_token_id
+        self.problem_type = problem_type
+
+    @staticmethod
+    def labels(rows: list[list[float]], problem_type: str) -> torch.Tensor:
+        """Encoded labels as a tensor."""
+        labels = torch.tensor(rows, dtype=torch.float32)
+        if problem_type == "multi_label_classification":
+            return labels
+        return labels[:, 0] if problem_type == "regression" else labels[:, 0].long()
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        """Collate; `token_count` is the number of real tokens."""
+        lengths = [len(row["input_ids"]) for row in rows]
+        labels = self.labels([row["labels"] for row in rows], self.problem_type)
+        return {
+            "input_ids": _padded([row["input_ids"] for row in rows], max(lengths), self.pad_token_id),
+            "lengths": torch.tensor(lengths),
+            "labels": labels,
+            "shift_labels": labels,
+            "token_count": sum(lengths),
+        }
+
+
 def _padded(rows: list[list[int]], length: int, value: int) -> torch.Tensor:
     return torch.tensor([[*row, *[value] * (length - len(row))] for row in rows], dtype=torch.long)
 

@@ -6,6 +6,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
     from gptft.models.loading import LoadedModel
+    from gptft.tasks import Task
+    from gptft.training.objectives import Objective
 
 
 def finetune(recipe: Recipe, *, resume: bool = False, runs: Path = RUNS, console: Console | None = None) -> Run:
@@ -83,6 +86,9 @@ class Prepared:
     loaded: LoadedModel
     train: Dataset
     validation: Dataset | None
+    validation_rows: Dataset | None
+    """Before they were encoded."""
+    task: Task
     facts: dict[str, Any]
     """What the manifest says of them."""
 
@@ -94,7 +100,8 @@ def prepare(recipe: Recipe, console: Console, checkpoint: Path | None = None) ->
     from gptft.data import load_splits
     from gptft.models.loading import load_for_training
     from gptft.runs.manifest import hardware, versions
-    from gptft.tasks import TASKS
+    from gptft.tasks import make_task
+    from gptft.tasks.classification import classes_of
 
     with console.status("Reading the data"):
         # The test split too: rows that it shares with train are told before anything is trained on them.
@@ -107,10 +114,11 @@ def prepare(recipe: Recipe, console: Console, checkpoint: Path | None = None) ->
         raise UserError("data.train: there are no rows to train on.")
     seed = recipe.training.get("seed", 42)
     set_seed(seed)
+    labels = partial(classes_of, recipe.classification, train_rows) if recipe.task == "classification" else None
     with console.status("Loading the model"):
-        loaded = load_for_training(recipe, lambda: _texts(train_rows), checkpoint)
+        loaded = load_for_training(recipe, lambda: _texts(train_rows), checkpoint, labels)
     _announce(recipe, loaded, console)
-    task = TASKS[recipe.task]
+    task = make_task(recipe, loaded.model.config)
     task.check_model(loaded.model)
     max_length = recipe.data.max_length or loaded.positions
     encoded: dict[str, Any] = {}
@@ -133,12 +141,15 @@ def prepare(recipe: Recipe, console: Console, checkpoint: Path | None = None) ->
         "versions": versions(),
         "hardware": hardware(),
     }
-    return Prepared(loaded, encoded["train"], encoded.get("validation"), facts)
+    if recipe.task == "classification":
+        facts["labels"] = list(loaded.model.config.id2label.values())
+    return Prepared(loaded, encoded["train"], encoded.get("validation"), splits.validation, task, facts)
 
 
 def _texts(rows: Any) -> Any:
     for row in rows:
         turns = row["messages"] or []
+        yield from row["targets"] or []
         # The words for roles are among what the tokenizer should know.
         yield row["text"] or "\n".join(f"{turn['role'].capitalize()}:\n{turn['content']}" for turn in turns)
 
@@ -215,9 +226,10 @@ def _as_resolved(recipe: Recipe) -> dict[str, Any]:
 
 
 def _train(recipe: Recipe, prepared: Prepared, run: Run, checkpoint: Path | None, console: Console) -> str:
-    from transformers import PrinterCallback, ProgressCallback
+    from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback
 
     from gptft.models.loading import save_model
+    from gptft.models.precision import training_dtype
     from gptft.runs.manifest import peak_memory_bytes
     from gptft.training.arguments import training_arguments
     from gptft.training.interruption import MarkResumable, StopWhenAsked
@@ -226,13 +238,18 @@ def _train(recipe: Recipe, prepared: Prepared, run: Run, checkpoint: Path | None
 
     arguments = training_arguments(recipe, run.folder, prepared.validation is not None)
     display, stop = ProgressDisplay(console, run.log_file), StopWhenAsked()
+    callbacks = [display, stop, MarkResumable(run)]
+    if recipe.evaluation.early_stopping_patience:
+        patience, threshold = recipe.evaluation.early_stopping_patience, recipe.evaluation.early_stopping_threshold
+        callbacks.append(EarlyStoppingCallback(patience, threshold))
     trainer = FineTuner(
         model=prepared.loaded.model,
         args=arguments,
         train_dataset=prepared.train,
         eval_dataset=prepared.validation,
         processing_class=prepared.loaded.tokenizer,
-        callbacks=[display, stop, MarkResumable(run)],
+        objective=_objective(recipe, prepared, arguments, console),
+        callbacks=callbacks,
     )
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
@@ -244,7 +261,7 @@ def _train(recipe: Recipe, prepared: Prepared, run: Run, checkpoint: Path | None
         display.stop()
     seconds = time.perf_counter() - started
     facts = {
-        "precision": "bfloat16" if arguments.bf16 else "float16" if arguments.fp16 else "float32",
+        "precision": str(training_dtype(arguments)).removeprefix("torch."),
         "steps": trainer.state.global_step,
         "tokens_seen": trainer.state.num_input_tokens_seen,
         "training_seconds": round(seconds + (run.manifest.get("training_seconds", 0) if checkpoint else 0), 1),
@@ -271,6 +288,34 @@ def _train(recipe: Recipe, prepared: Prepared, run: Run, checkpoint: Path | None
     line = f"Trained on {facts['tokens_seen']:,} tokens in {duration(seconds)}. The model is in {run.model}."
     console.print(line, highlight=False, markup=False, soft_wrap=True)
     return "finished"
+
+
+def _objective(recipe: Recipe, prepared: Prepared, arguments: Any, console: Console) -> Objective:
+    """What the recipe's task minimises, and what is measured at each evaluation."""
+    from gptft.metrics.catalogue import expand, parse_metric
+    from gptft.models.classes import class_weights
+    from gptft.models.precision import training_dtype
+    from gptft.tasks import Classification
+    from gptft.training.answers import AnswerScores
+    from gptft.training.objectives import ClassObjective, LanguageObjective
+
+    tokenizer, task, evaluation = prepared.loaded.tokenizer, prepared.task, recipe.evaluation
+    needs = {name: parse_metric(name).known for name in expand(evaluation.metrics)}
+    if isinstance(task, Classification):
+        wanted = [name for name, known in needs.items() if known and known.needs in ("labels", "confidences", "numbers")]
+        section = recipe.classification
+        weights = class_weights(section.class_weights, task.counts(prepared.train), task.classes.names)
+        return ClassObjective(
+            task.classes, tokenizer.pad_token_id, wanted, weights, section.language_model_weight
+        )
+    answers = None
+    if evaluation.during_training and prepared.validation_rows is not None:
+        wanted = [name for name, known in needs.items() if known and known.needs in ("answers", "labels")]
+        dtype = training_dtype(arguments)
+        count, generation = evaluation.during_training, evaluation.generation
+        rows = prepared.validation_rows
+        answers = AnswerScores(task, rows, tokenizer, generation, wanted, count, dtype, console)
+    return LanguageObjective(tokenizer.pad_token_id, answers)
 
 
 def _failure(error: BaseException, run: Run) -> GptftError:

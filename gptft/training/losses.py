@@ -1,14 +1,17 @@
-"""The loss of a data set: the mean over its supervised tokens, whatever the batches."""
+"""What a model says of a whole data set: the losses of its rows, or the logits of their labels; never more at once than
+a batch has."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
 
-from gptft.models.logits import row_losses
-from gptft.training.batching import Collator, batches_by_tokens
+from gptft.models.classes import Classes
+from gptft.models.logits import class_logits, row_losses
+from gptft.training.batching import ClassCollator, Collator, batches_by_tokens
 
 EVALUATION_TOKENS = 4096
 """Padded tokens of an evaluation batch: logits of one batch are all that is ever held."""
@@ -25,17 +28,32 @@ def dataset_losses(model: Any, dataset: Any, pad_token_id: int) -> tuple[np.ndar
     Returns:
         Two arrays of shape (rows,), in the data set's order.
     """
+    losses, counts = np.zeros(len(dataset)), np.zeros(len(dataset), dtype=np.int64)
+    for indices, batch in _batches(model, dataset, Collator(pad_token_id)):
+        sums, tokens = row_losses(model, batch)
+        losses[indices], counts[indices] = sums.cpu().numpy(), tokens.cpu().numpy()
+    return losses, counts
+
+
+@torch.no_grad()
+def dataset_class_logits(model: Any, dataset: Any, classes: Classes, pad_token_id: int) -> np.ndarray:
+    """Logits of the labels, shape (rows, classes), float32, in the data set's order; arguments as `dataset_losses`."""
+    logits = np.zeros((len(dataset), len(classes.names)), dtype=np.float32)
+    for indices, batch in _batches(model, dataset, ClassCollator(pad_token_id, classes.problem_type)):
+        logits[indices] = class_logits(model, batch, classes.token_ids)[0].float().cpu().numpy()
+    return logits
+
+
+def _batches(
+    model: Any, dataset: Any, collate: Callable[[list[dict[str, Any]]], dict[str, Any]]
+) -> Iterator[tuple[list[int], dict[str, torch.Tensor]]]:
+    """Row numbers and their tensors on the model's device; the model is in evaluation mode meanwhile."""
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
-    collate = Collator(pad_token_id)
-    losses, counts = np.zeros(len(dataset)), np.zeros(len(dataset), dtype=np.int64)
     try:
         for indices in batches_by_tokens(dataset["length"][:], EVALUATION_TOKENS):
             batch = collate([dataset[index] for index in indices])
-            tensors = {name: value.to(device) for name, value in batch.items() if isinstance(value, torch.Tensor)}
-            sums, tokens = row_losses(model, tensors)
-            losses[indices], counts[indices] = sums.cpu().numpy(), tokens.cpu().numpy()
+            yield indices, {name: value.to(device) for name, value in batch.items() if isinstance(value, torch.Tensor)}
     finally:
         model.train(was_training)
-    return losses, counts

@@ -61,11 +61,10 @@ class ProgressDisplay(TrainerCallback):
         with disk_errors(self.log_file), self.log_file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         if "eval_loss" in logs:
-            self.console.print(
-                f"step {state.global_step:,} of {state.max_steps:,}: validation loss {logs['eval_loss']:.4f}, "
-                f"perplexity {logs['eval_perplexity']:.4g}",
-                highlight=False,
-            )
+            scores = {name.removeprefix("eval_"): value for name, value in logs.items() if name.startswith("eval_")}
+            said = ", ".join(f"{name} {scores[name]:.4g}" for name in scores if name not in ("loss", "runtime"))
+            line = f"step {state.global_step:,} of {state.max_steps:,}: validation loss {logs['eval_loss']:.4f}, {said}"
+            self.console.print(line, highlight=False, markup=False, soft_wrap=True)
         elif "loss" in logs and not self.progress:
             self.console.print(
                 f"step {state.global_step:,} of {state.max_steps:,}: {self._facts(state)}", highlight=False

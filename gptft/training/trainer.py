@@ -1,8 +1,7 @@
-"""A thin Trainer: logits only at supervised positions, the loss a mean over the step's supervised tokens."""
+"""A thin Trainer: logits only where they are read, the loss a mean over the step's supervised tokens or labels."""
 
 from __future__ import annotations
 
-import math
 import time
 from typing import Any
 
@@ -10,22 +9,20 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import Trainer
 
-from gptft.models.logits import supervised_loss_sum
-from gptft.training.batching import Collator, LengthGroupedBatches
-from gptft.training.losses import dataset_losses
+from gptft.training.batching import LengthGroupedBatches
+from gptft.training.objectives import LanguageObjective, Objective
 
 
 class FineTuner(Trainer):
     """`transformers.Trainer` for encoded rows (`input_ids`, `labels`, `length`, maybe `position_ids`).
 
-    What differs from the plain Trainer: where logits are computed, how rows are grouped into batches (see
-    `LengthGroupedBatches`), and the evaluation, whose loss is weighted by tokens and which never gathers logits.
+    What differs from the plain Trainer: the objective, which says how rows become batches, what is minimised and what
+    is measured (see `training.objectives`), and how rows are grouped into batches (see `LengthGroupedBatches`).
     """
 
-    def __init__(self, *, processing_class: Any, **options: Any) -> None:
-        super().__init__(
-            processing_class=processing_class, data_collator=Collator(processing_class.pad_token_id), **options
-        )
+    def __init__(self, *, processing_class: Any, objective: Objective | None = None, **options: Any) -> None:
+        self.objective: Objective = objective or LanguageObjective(processing_class.pad_token_id)
+        super().__init__(processing_class=processing_class, data_collator=self.objective.collate, **options)
         # The loss below is divided by the tokens of the whole step, so it needs no division by accumulation steps.
         self.model_accepts_loss_kwargs = True
 
@@ -61,25 +58,20 @@ class FineTuner(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> torch.Tensor:
-        """Sum of the cross-entropy over this batch's supervised tokens, divided by those of the whole step."""
+        """The batch's loss summed over its supervised tokens or labels, divided by those of the whole step."""
         self.state.num_input_tokens_seen += inputs.pop("token_count")
-        return supervised_loss_sum(model, inputs, self.args.label_smoothing_factor) / num_items_in_batch
+        return self.objective.loss_sum(model, inputs, self.args.label_smoothing_factor) / num_items_in_batch
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """Loss (mean over supervised tokens) and perplexity of the validation rows."""
+        """What the objective measures on the validation rows."""
         dataset: Any = self.eval_dataset if eval_dataset is None else eval_dataset
         start = time.perf_counter()
-        pad = self.data_collator.pad_token_id  # pyright: ignore[reportAttributeAccessIssue]
         # Accelerate has wrapped the model's forward in the precision of training.
-        losses, counts = dataset_losses(self.accelerator.unwrap_model(self.model), dataset, pad)
-        loss = float(losses.sum() / counts.sum())
-        metrics = {
-            f"{metric_key_prefix}_loss": loss,
-            f"{metric_key_prefix}_perplexity": math.exp(min(loss, 700.0)),
-            f"{metric_key_prefix}_runtime": round(time.perf_counter() - start, 3),
-        }
+        scores = self.objective.evaluate(self.accelerator.unwrap_model(self.model), dataset)
+        scores["runtime"] = round(time.perf_counter() - start, 3)
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in scores.items()}
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics

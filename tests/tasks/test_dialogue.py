@@ -168,7 +168,7 @@ def dataset_of(conversations: list[list[dict[str, str]]]) -> Dataset:
 
 def test_a_split_is_counted(tokenizer):
     talks = [turns("a", "b")] * 18 + [turns("why", "x" * 200), turns("y" * 100, "fits", "z" * 100, "too")]
-    examples, counts = TASKS["dialogue"].prepare(dataset_of(talks), tokenizer, 128, "train", "fingerprint")
+    examples, counts = TASKS["dialogue"]().prepare(dataset_of(talks), tokenizer, 128, "train", "fingerprint")
     assert (counts.rows, counts.examples, counts.shortened, counts.dropped) == (20, 20, 2, 1)
     assert counts.dropped_origins == ["train.jsonl:19"]
     assert counts.supervised_tokens == sum(label != -100 for row in examples["labels"] for label in row) == 18 * 2 + 9
@@ -178,7 +178,7 @@ def test_a_split_is_counted(tokenizer):
 
 def test_an_answer_that_cannot_fit_is_counted_where_others_of_its_row_do(tokenizer):
     talks = [turns("a", "b")] * 19 + [turns("why", "x" * 200, "and", "fits")]
-    _, counts = TASKS["dialogue"].prepare(dataset_of(talks), tokenizer, 128, "train", "fingerprint")
+    _, counts = TASKS["dialogue"]().prepare(dataset_of(talks), tokenizer, 128, "train", "fingerprint")
     assert counts.dropped == 1
     assert counts.dropped_origins == ["train.jsonl:20"]
 
@@ -186,13 +186,13 @@ def test_an_answer_that_cannot_fit_is_counted_where_others_of_its_row_do(tokeniz
 def test_losing_more_than_a_tenth_is_an_error_that_names_rows(tokenizer):
     talks = [turns("why", "x" * 200)] * 2 + [turns("a", "b")] * 17
     with pytest.raises(UserError, match=r"train: 2 of 19 rows .* 128 tokens \(first: train.jsonl:1, train.jsonl:2\)"):
-        TASKS["dialogue"].prepare(dataset_of(talks), tokenizer, 128, "train", "fingerprint")
-    TASKS["dialogue"].prepare(dataset_of([*talks, talks[-1]]), tokenizer, 128, "train", "fingerprint")
+        TASKS["dialogue"]().prepare(dataset_of(talks), tokenizer, 128, "train", "fingerprint")
+    TASKS["dialogue"]().prepare(dataset_of([*talks, talks[-1]]), tokenizer, 128, "train", "fingerprint")
 
 
 def test_each_answer_is_asked_for_with_what_was_said_before_it(tokenizer):
     talk = turns("a", " one ", "b", "two")
-    prompts = TASKS["dialogue"].prompts(dataset_of([talk]), tokenizer, 128)
+    prompts = TASKS["dialogue"]().prompts(dataset_of([talk]), tokenizer, 128)
     assert [tokenizer.decode(prompt.input_ids) for prompt in prompts] == [
         "User:\na\nAssistant:\n",
         f"User:\na\nAssistant:\none{END_OF_TEXT}\nUser:\nb\nAssistant:\n",

@@ -81,7 +81,7 @@ def test_documents_end_once_and_only_at_their_end(tokenizer):
 def test_a_split_becomes_rows_and_counts(tokenizer, own_cache):
     texts = ["some text", "é日本", "", "x" * 100]
     dataset = Dataset.from_dict({"text": texts, "messages": [None] * 4, "origin": [f"t:{n}" for n in range(4)]})
-    rows, preparation = TASKS["pretraining"].prepare(dataset, tokenizer, 32, "train", "fingerprint")
+    rows, preparation = TASKS["pretraining"]().prepare(dataset, tokenizer, 32, "train", "fingerprint")
     size = [len(text.encode()) + 1 for text in texts]
     assert preparation.rows == 4 and preparation.dropped == 0
     assert preparation.supervised_tokens == sum(size) - len(size) == sum(rows["supervised"])
