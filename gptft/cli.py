@@ -15,9 +15,12 @@ from rich.console import Console
 from rich.markup import escape
 
 from gptft.errors import GptftError, UserError
+from gptft.files import write_text_atomically
 from gptft.metrics.catalogue import BUILT_IN, GROUPS
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from gptft.models.loading import LoadedModel
 
 app = typer.Typer(
@@ -75,13 +78,20 @@ def finetune(
     has_held_out = loaded.data.test is not None or loaded.data.validation is not None
     print(run.folder)
     hints = [*(["gptft eval"] if has_held_out else []), *(["gptft chat"] if loaded.task == "dialogue" else [])]
+    hints += ['gptft predict "TEXT"'] if loaded.task in ("classification", "completion") else []
     if hints:
         Console(stderr=True).print("Next: " + ", ".join(hints), highlight=False)
 
 
 @app.command("eval")
 def evaluate(
-    target: Target = None,
+    targets: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[RUN|MODEL|HUB_ID]...",
+            help="Runs, model folders, Hub ids or `starter`, several for one table; else the latest run.",
+        ),
+    ] = None,
     metric: Annotated[
         list[str] | None,
         typer.Option(
@@ -108,28 +118,104 @@ def evaluate(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print only JSON.")] = False,
 ) -> None:
-    """Score a model on held-out rows, with 95% intervals and the base's scores beside them."""
+    """Score models on held-out rows, with 95% intervals and the base's scores beside them."""
     from gptft.evaluation import evaluate as run_evaluate
-    from gptft.evaluation.scores import scores_table
+    from gptft.evaluation.scores import runs_table, scores_table
     from gptft.recipe import load_recipe
 
-    result = run_evaluate(
-        target,
-        metrics=metric or (),
-        split=split,
-        recipe=load_recipe(recipe) if recipe else None,
-        compare_base=not no_base,
-        max_rows=max_rows,
-        trust_remote_metric=trust_remote_metric,
-    )
+    loaded = load_recipe(recipe) if recipe else None
+    results = [
+        run_evaluate(
+            target,
+            metrics=metric or (),
+            split=split,
+            recipe=loaded,
+            compare_base=not no_base,
+            max_rows=max_rows,
+            trust_remote_metric=trust_remote_metric,
+        )
+        for target in targets or [None]
+    ]
     if as_json:
-        print(json.dumps(result.to_dict(), indent=2, ensure_ascii=False))
+        values = [result.to_dict() for result in results]
+        print(json.dumps(values[0] if len(values) == 1 else values, indent=2, ensure_ascii=False))
         return
-    base = f", base: {result.base}" if result.base_scores else ""
-    console = Console()
-    console.print(scores_table(result.scores, result.base_scores, title=escape(f"{result.split} split{base}")))
-    if result.folder:
-        Console(stderr=True).print(f"Predictions and scores are in {escape(str(result.folder))}.", highlight=False)
+    first = results[0]
+    if len(results) > 1:
+        Console().print(runs_table([(result.label, result.split, result.rows, result.scores) for result in results]))
+    else:
+        base = f", base: {first.base}" if first.base_scores else ""
+        Console().print(scores_table(first.scores, first.base_scores, title=escape(f"{first.split} split{base}")))
+    for result in results:
+        if result.folder:
+            Console(stderr=True).print(f"Predictions and scores are in {escape(str(result.folder))}.", highlight=False)
+
+
+@app.command("compare")
+def compare_runs(
+    first: Annotated[str, typer.Argument(metavar="RUN_A", help="A run that was evaluated.")],
+    second: Annotated[
+        str | None, typer.Argument(metavar="[RUN_B]", help="Another; left out: RUN_A against its own base.")
+    ] = None,
+    metric: Annotated[list[str] | None, typer.Option("--metric", "-m", help="A metric; may be repeated.")] = None,
+    split: Annotated[str | None, typer.Option(help="test or validation (default: test if there is one).")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print only JSON.")] = False,
+) -> None:
+    """Tell whether one run is better than another: paired tests on the same rows."""
+    from gptft.evaluation import compare
+
+    found = compare.compare(first, second, metrics=metric or (), split=split)
+    if as_json:
+        print(json.dumps(compare.to_json(found), indent=2, ensure_ascii=False))
+        return
+    names = [Path(name).name for name in ((first, second) if second else ("base", first))]
+    Console().print(compare.comparison_table(found, *names))
+
+
+@app.command()
+def predict(
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[RUN|MODEL|HUB_ID] [TEXT]", help="A model (else the latest run), and a text."),
+    ] = None,
+    file: Annotated[Path | None, typer.Option(help="Answer the rows of a .csv, .jsonl or .parquet file.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Write the rows here (.csv or .jsonl; default: print).")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print only JSON.")] = False,
+) -> None:
+    """Give labels or completions for a text, or for each row of a file."""
+    words = list(arguments or [])
+    if len(words) > (1 if file else 2) or not (file or words):
+        raise UserError('Expected a text or a file: gptft predict [RUN] "TEXT", or gptft predict [RUN] --file ROWS.csv')
+    text = None if file else words.pop()
+    name, loaded = _load(words[0] if words else None)
+    from gptft.evaluation.predict import Predictor, predict_file
+
+    predictor = Predictor(loaded, _columns(words[0] if words else None))
+    if file:
+        as_csv = (output or file).name.removesuffix(".gz").lower().endswith(".csv")
+        written = predict_file(predictor, file, as_csv)
+        if output:
+            write_text_atomically(output, written)
+            return Console(stderr=True).print(f"The rows are in {escape(str(output))}.", highlight=False)
+        return print(written, end="")
+    answer = predictor.texts([str(text)])[0]
+    if as_json:
+        return print(json.dumps(answer._asdict(), ensure_ascii=False))
+    print(", ".join(answer.prediction) if isinstance(answer.prediction, list) else answer.prediction)
+    if answer.probabilities:
+        table = bars_table(f"{name}: probabilities", ["label"])
+        for label, share in sorted(answer.probabilities.items(), key=lambda pair: -pair[1])[:5]:
+            add_bar(table, [label], share)
+        Console(stderr=True).print(table)
+
+
+def _columns(target: str | None) -> dict[str, str]:
+    """What a run's recipe calls the columns; nothing for a model that is no run."""
+    from gptft.recipe import load_recipe
+    from gptft.runs import find_run
+
+    run = None if target == "starter" else find_run(target)
+    return {str(key): value for key, value in load_recipe(run.recipe_file).data.columns.items()} if run else {}
 
 
 @app.command()
@@ -164,29 +250,35 @@ def next_token(
     count: Annotated[int, typer.Option(min=1, help="How many candidates.")] = 10,
 ) -> None:
     """Show the model's prediction: the distribution of the next token, from its logits."""
-    from rich.table import Table
-    from rich.text import Text
-
     name, loaded = _load(model)
     from gptft.models.logits import next_tokens
 
     ids = loaded.tokenizer(text, add_special_tokens=False)["input_ids"][-loaded.positions :]
     if not ids:
         raise UserError("The text is empty, so there is nothing to go on from.")
-    table = Table(title=Text(f"{name}: the next token after {text!r}"), title_justify="left")
-    for header, justify in (
-        ("token", "left"),
-        ("id", "right"),
-        ("probability", "right"),
-        ("logit", "right"),
-        ("", "left"),
-    ):
-        table.add_column(header, justify=justify)  # pyright: ignore[reportArgumentType]
+    table = bars_table(f"{name}: the next token after {text!r}", ["token", "id", "logit"])
     for candidate in next_tokens(loaded.model, loaded.tokenizer, ids, count):
-        share = candidate.probability
-        cells = (str(candidate.token_id), f"{share:.2%}", f"{candidate.logit:.2f}", "█" * round(share * 40))
-        table.add_row(Text(repr(candidate.token)), *cells)
+        cells = [repr(candidate.token), str(candidate.token_id), f"{candidate.logit:.2f}"]
+        add_bar(table, cells, candidate.probability)
     Console().print(table)
+
+
+def bars_table(title: str, columns: list[str]) -> Table:
+    """A table whose rows end in a probability and a bar of its length."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=Text(title), title_justify="left")
+    for name in [*columns, "probability", ""]:
+        table.add_column(name, justify="left" if name in (columns[0], "") else "right")
+    return table
+
+
+def add_bar(table: Table, cells: list[str], share: float) -> None:
+    """Add a row to a `bars_table`."""
+    from rich.text import Text
+
+    table.add_row(*map(Text, cells), f"{share:.2%}", "█" * round(share * 40))
 
 
 @recipes_app.callback(invoke_without_command=True)

@@ -1,8 +1,8 @@
 """From a recipe's source to a `datasets.Dataset`, prepared once and then read from the cache of `datasets`.
 
-A prepared row has `messages`, `text`, `targets` and `origin`, and what splitting needs: `digest` of its content, `group`
-(the same without targets: rows with one prompt stay together), `found` (bits of what cleaning found) and `problem` (why
-it cannot be used; the other columns are then empty).
+A prepared row has `messages`, `text`, `targets` and `origin`, and what splitting needs: `digest` of its content,
+`group` (the same without targets: rows with one prompt stay together), `found` (bits of what cleaning found) and
+`problem` (why it cannot be used; the other columns are then empty).
 """
 
 from __future__ import annotations

@@ -64,8 +64,8 @@ class TemplateReader:
                 return layout
         missing = [name for name in usual[0] if self.columns.get(name, name) not in found]
         raise RowError(
-            f"there is no column {' and no '.join(missing)}. {there} Say under `data:` in the recipe which columns these "
-            f"are, as in columns: {{{', '.join(f'{name}: YOUR_COLUMN' for name in missing)}}}, or name yours in "
+            f"there is no column {' and no '.join(missing)}. {there} Say under `data:` in the recipe which columns "
+            f"these are, as in columns: {{{', '.join(f'{name}: YOUR_COLUMN' for name in missing)}}}, or name yours in "
             "`template:`"
         )
 
@@ -78,12 +78,12 @@ class TemplateReader:
         if missing := [column for column in layout.values() if column not in row]:
             raise RowError(f"the row has no {' and no '.join(missing)}; it has {', '.join(row) or 'no column'}")
         values = {name: row[layout[name]] for name in layout}
-        joined = {name: LIST_SEPARATOR.join(_texts(value, layout[name])) for name, value in values.items()}
-        prompt = self.prompt.format(**joined)
+        prompt = render(self.prompt, row, layout)
         if self.labels is not None:
             return prompt, self._labels(values["label"], layout["label"])
         # A list is several right answers; where columns are joined, each list item goes with the others as they are.
-        several = [name for name in self._target_fields() if isinstance(values[name], list)]
+        joined = {name: LIST_SEPARATOR.join(_texts(values[name], layout[name])) for name in self._target_fields()}
+        several = [name for name in joined if isinstance(values[name], list)]
         if not several:
             return prompt, [self.completion.format(**joined)]
         if len(several) > 1:
@@ -126,6 +126,21 @@ class TemplateReader:
         near = get_close_matches(label, known, 1)
         hint = f"did you mean '{near[0]}'?" if near else f"they are {', '.join(known[:8])}{' ...' * (len(known) > 8)}"
         raise RowError(f"{column} is '{label}', which is none of `classification.labels`; {hint}")
+
+
+def render(template: str, row: dict[str, Any], columns: dict[str, str]) -> str:
+    """Fill a template from a row, whose columns may have other names (`columns`: the template's name -> the row's).
+
+    Raises:
+        RowError: a column is missing, or holds what is no text.
+    """
+    values = {}
+    for name in template_fields(template):
+        column = columns.get(name, name)
+        if column not in row:
+            raise RowError(f"the row has no column {column}; it has {', '.join(row) or 'none'}")
+        values[name] = LIST_SEPARATOR.join(_texts(row[column], column))
+    return template.format(**values)
 
 
 def _texts(value: Any, column: str) -> list[str]:

@@ -32,9 +32,19 @@ def interval(
         The low and the high end; None where resampling can say nothing: fewer than two rows, rows that are all
         alike (20 right answers of 20 do not mean that the next one cannot be wrong), or a score that is not defined.
     """
-    rows = len(statistics)
-    if rows < 2 or (statistics == statistics[0]).all():
+    if len(statistics) < 2 or (statistics == statistics[0]).all():
         return None
+    return quantiles(resampled_scores(statistics, score_function, resamples, seed), confidence)
+
+
+def resampled_scores(
+    statistics: Array, score_function: Callable[[Array], Array], resamples: int = 1000, seed: int = 0
+) -> Array:
+    """Scores of as many rows drawn with replacement, again and again, (resamples); arguments as `interval`.
+
+    The draws depend on the number of rows and the seed alone: two models scored on the same rows are drawn together.
+    """
+    rows = len(statistics)
     generator = np.random.default_rng(seed)
     at_once = max(1, DRAWS_AT_ONCE // rows)
     scores = []
@@ -43,7 +53,7 @@ def interval(
         drawn = generator.integers(rows, size=(size, rows)) + np.arange(size)[:, None] * rows
         times_drawn = np.bincount(drawn.ravel(), minlength=size * rows).reshape(size, rows)
         scores.append(score_function(times_drawn.astype(np.float64) @ statistics))
-    return quantiles(np.concatenate(scores), confidence)
+    return np.concatenate(scores)
 
 
 def quantiles(scores: Array, confidence: float = 0.95) -> tuple[float, float] | None:

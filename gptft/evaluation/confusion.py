@@ -14,18 +14,22 @@ FONTS = ("DejaVu Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Micro
 
 
 def class_report(predictions: Predictions) -> dict[str, Any]:
-    """Precision, recall, F1 and rows of each class (scikit-learn's classification_report), and where rows have one
-    label, the confusion matrix: `matrix[i][j]` rows with label i were given label j.
+    """Precision, recall, F1 and rows of each class, as scikit-learn's `classification_report` has them.
+
+    Where rows have one label, the confusion matrix too: `matrix[i][j]` rows with label i were given label j.
     """
-    from sklearn.metrics import classification_report, confusion_matrix
+    from sklearn.metrics import classification_report as scikit_report
+    from sklearn.metrics import confusion_matrix
     from sklearn.preprocessing import MultiLabelBinarizer
 
+    # Annotated as text, but 0 is what scikit-learn takes.
+    options: Any = {"output_dict": True, "zero_division": 0}
     several = isinstance(predictions.predictions[0], list)
     true = predictions.references if several else [row[0] for row in predictions.references]
     answered = predictions.predictions
     if not several:
         labels = sorted({*true, *answered})
-        report: Any = classification_report(true, answered, labels=labels, output_dict=True, zero_division=0)
+        report: Any = scikit_report(true, answered, labels=labels, **options)
         matrix = confusion_matrix(true, answered, labels=labels).tolist()
         return {
             "classes": {label: _plain(report[label]) for label in labels},
@@ -34,7 +38,7 @@ def class_report(predictions: Predictions) -> dict[str, Any]:
     binarizer = MultiLabelBinarizer().fit([*true, *answered])
     names = list(binarizer.classes_)
     binary = [binarizer.transform(rows) for rows in (true, answered)]
-    report = classification_report(*binary, target_names=names, output_dict=True, zero_division=0)
+    report = scikit_report(*binary, target_names=names, **options)
     return {"classes": {label: _plain(report[label]) for label in names}}
 
 

@@ -40,6 +40,11 @@ class Evaluation:
     report: dict[str, Any] | None = None
     """Of labels: scores by class and the confusion matrix (see `gptft.evaluation.confusion`)."""
 
+    @property
+    def label(self) -> str:
+        """A short name: the run's, or the model's as it was given."""
+        return self.folder.parent.parent.name if self.folder else self.model
+
     def to_dict(self) -> dict[str, Any]:
         """The content of scores.json."""
         names = {"model": self.model, "base_model": self.base, "split": self.split, "rows_fingerprint": self.rows}

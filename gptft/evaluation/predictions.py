@@ -179,13 +179,13 @@ def save_predictions(
         write_jsonl_atomically(folder / "likelihoods.jsonl", lines)
 
 
-def read_predictions(folder: Path) -> tuple[Predictions, list[str]]:
-    """The predictions that an evaluation wrote, and the origin of each answer.
+def read_predictions(folder: Path, prefix: str = "") -> tuple[Predictions, list[str]]:
+    """The predictions that an evaluation wrote (with the prefix `base_`: the base's), and the origin of each answer.
 
     Raises:
         FileNotFoundError: there are none.
     """
-    columns: dict[str, list[Any]] = {}
+    columns: dict[str, Any] = {}
     origins: list[str] = []
     files = [file for name in ("predictions", "likelihoods") if (file := folder / f"{name}.jsonl").is_file()]
     if not files:
@@ -195,6 +195,9 @@ def read_predictions(folder: Path) -> tuple[Predictions, list[str]]:
             row = json.loads(line)
             origins += [row["origin"]] if "origin" in row else []
             for name in (field.name for field in fields(Predictions)):
-                if SINGULAR.get(name) in row:
-                    columns.setdefault(name, []).append(row[SINGULAR[name]])
+                # Of references, and of what is counted in them, there is one for both.
+                key = SINGULAR.get(name, "")
+                key = prefix + key if prefix + key in row or key != "references" else key
+                if key in row:
+                    columns.setdefault(name, []).append(row[key])
     return Predictions(**columns), origins

@@ -92,7 +92,9 @@ def _rank(model: Any, prompt: Sequence[int], trees: list[Tree], right: list[int]
     starts = [float(first[tree.tokens[0] if tree.tokens else tree.ends[0][2]]) for tree in trees]
     wanted = set(right)
     own = [any(number in wanted for number, *_ in tree.ends) for tree in trees]
-    scores = dict(_scores(model, cache, len(prompt), [tree for tree, is_own in zip(trees, own, strict=True) if is_own], first))
+    scores = dict(
+        _scores(model, cache, len(prompt), [tree for tree, is_own in zip(trees, own, strict=True) if is_own], first)
+    )
     best = max(scores[number] for number in right)
     others = [tree for tree, is_own, start in zip(trees, own, starts, strict=True) if not is_own and start >= best]
     scores |= _scores(model, cache, len(prompt), others, first)
@@ -146,7 +148,9 @@ def _score_batch(model: Any, cache: Any, length: int, trees: list[Tree], first: 
     cache.crop(length)
     after = outputs.logits[0].float().log_softmax(dim=-1)
     at = torch.tensor(parents, device=device)
-    own = torch.where(at < 0, first[torch.tensor(tokens, device=device)], after[at, torch.tensor(tokens, device=device)])
+    own = torch.where(
+        at < 0, first[torch.tensor(tokens, device=device)], after[at, torch.tensor(tokens, device=device)]
+    )
     totals = own.tolist()
     for node, parent in enumerate(parents):
         totals[node] += totals[parent] if parent >= 0 else 0.0

@@ -27,6 +27,7 @@ RESAMPLES = 1000
 LOADED_RESAMPLES = 200
 LOADED_SECONDS = 20.0
 
+
 @dataclass(frozen=True)
 class Score:
     """A metric's value on some rows. `low` and `high` are None where no interval can be given."""
@@ -186,6 +187,25 @@ def scores_table(scores: Sequence[Score], base: Sequence[Score] = (), title: str
         if before := base_by_name.get(score.name):
             cells += [Text(_with_interval(before)), Text(*_change(score, before))]
         table.add_row(*cells)
+    return table
+
+
+def runs_table(evaluations: Sequence[tuple[str, str, str, Sequence[Score]]]) -> Table:
+    """One table of several evaluations, each as (name, split, fingerprint of its rows, scores)."""
+    from rich.table import Table
+    from rich.text import Text
+
+    notes = {score.name: f"{score.name}: {score.definition}" for *_, scores in evaluations for score in scores}
+    caption = "\n".join(notes.values())
+    if len({rows for _, _, rows, _ in evaluations}) > 1:
+        caption = "These are scores of different rows, which cannot be held against each other.\n" + caption
+    table = Table(caption=Text(caption), title="scores [95% interval]", title_justify="left", caption_justify="left")
+    table.add_column("metric")
+    for name, split, _, _ in evaluations:
+        table.add_column(Text(f"{name} ({split})"), justify="right")
+    for metric in notes:
+        found = [next((one for one in scores if one.name == metric), None) for *_, scores in evaluations]
+        table.add_row(Text(metric), *(Text(_with_interval(one) if one else "") for one in found))
     return table
 
 

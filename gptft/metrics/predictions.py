@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from gptft.metrics import load_metric
 from gptft.metrics.base import RowMetric
 
@@ -31,8 +29,6 @@ class Predictions:
     negative_log_likelihoods: list[float] = field(default_factory=list)
     token_counts: list[int] = field(default_factory=list)
     byte_counts: list[int] = field(default_factory=list)
-    probabilities: np.ndarray | None = None
-    """Of labels: (rows, classes)."""
 
 
 def metric_inputs(metric: Any, predictions: Predictions) -> list[list[Any]]:

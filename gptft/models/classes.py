@@ -132,7 +132,7 @@ def label_tokens(tokenizer: Any, names: Sequence[str], words: dict[str, str]) ->
 
     if alike := [names[label] for label in range(len(names)) if not place(label, set())]:
         raise UserError(
-            f"classification.head: lm needs a token of its own for each label, and none is left for {', '.join(alike)}. "
+            f"classification.head: lm needs a token of its own for each label; none is left for {', '.join(alike)}. "
             "Give words for them: `classification.label_words: {LABEL: WORD}`, or use `head: sequence`."
         )
     tokens = {label: token for token, label in owner.items()}

@@ -142,7 +142,9 @@ def check_task(reading: Reading) -> None:
         if not named:
             reading.report(("template", key), f"found '{template}', which takes in no column: write one as {{name}}")
     if task == "classification" and reading.get("template", "completion") is not None:
-        reading.report(("template", "completion"), "the task classification has labels, the column `label`, in its place")
+        reading.report(
+            ("template", "completion"), "the task classification has labels, the column `label`, in its place"
+        )
 
     def setting(key: str) -> Any:
         return reading.get("classification", key)
@@ -194,7 +196,9 @@ def _measured_in_training(reading: Reading) -> list[str]:
     if task == "classification" or reading.get("evaluation", "during_training"):
         for name in names:
             with suppress(UserError):
-                measured += [one for one in expand([name]) if (known := parse_metric(one).known) and known.needs in needs]
+                measured += [
+                    one for one in expand([name]) if (known := parse_metric(one).known) and known.needs in needs
+                ]
     return measured
 
 

@@ -134,8 +134,8 @@ class TemplateSection(Section):
     """
 
     prompt: str | None = None
-    """What the model reads: `"English: {en}\\nChinese:"`. Default: `{text}` for classification, `{prompt}` and a line
-    end for completion."""
+    """What the model reads, such as `"English: {en}\\nChinese:"`. Default: `{text}` for classification, `{prompt}` and a
+    line end for completion."""
     completion: str | None = None
     """What it learns to write: `" {zh}"`. Default: `{completion}`. (Task completion only.)"""
     truncation_side: Literal["left", "right"] = "left"

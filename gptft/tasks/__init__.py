@@ -40,4 +40,14 @@ def recorded_task(config: Any) -> Task:
     return Completion(encoder) if name == "completion" else TASKS[name]()
 
 
-__all__ = ["TASKS", "Classification", "Completion", "Preparation", "Prompt", "PromptEncoder", "Task", "make_task", "recorded_task"]
+__all__ = [
+    "TASKS",
+    "Classification",
+    "Completion",
+    "Preparation",
+    "Prompt",
+    "PromptEncoder",
+    "Task",
+    "make_task",
+    "recorded_task",
+]

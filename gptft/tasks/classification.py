@@ -29,7 +29,9 @@ def classes_of(section: ClassificationSection, rows: Dataset, tokenizer: Any) ->
     if section.labels and section.out_of_scope in found and section.out_of_scope not in names:
         names = (*names, str(section.out_of_scope))
     if len(names) < 2:
-        raise UserError(f"data.train has one label only ({', '.join(names) or 'none'}): there is nothing to tell apart.")
+        raise UserError(
+            f"data.train has one label only ({', '.join(names) or 'none'}): there is nothing to tell apart."
+        )
     if unknown := sorted(set(section.label_words) - set(names)):
         raise UserError(f"classification.label_words: {', '.join(unknown)}: no such label in {', '.join(names)}.")
     tokens = label_tokens(tokenizer, names, section.label_words) if section.head == "lm" else ()

@@ -302,12 +302,12 @@ def _objective(recipe: Recipe, prepared: Prepared, arguments: Any, console: Cons
     tokenizer, task, evaluation = prepared.loaded.tokenizer, prepared.task, recipe.evaluation
     needs = {name: parse_metric(name).known for name in expand(evaluation.metrics)}
     if isinstance(task, Classification):
-        wanted = [name for name, known in needs.items() if known and known.needs in ("labels", "confidences", "numbers")]
+        wanted = [
+            name for name, known in needs.items() if known and known.needs in ("labels", "confidences", "numbers")
+        ]
         section = recipe.classification
         weights = class_weights(section.class_weights, task.counts(prepared.train), task.classes.names)
-        return ClassObjective(
-            task.classes, tokenizer.pad_token_id, wanted, weights, section.language_model_weight
-        )
+        return ClassObjective(task.classes, tokenizer.pad_token_id, wanted, weights, section.language_model_weight)
     answers = None
     if evaluation.during_training and prepared.validation_rows is not None:
         wanted = [name for name, known in needs.items() if known and known.needs in ("answers", "labels")]

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -104,8 +103,7 @@ def class_predictions(classes: Classes, logits: Tensor, references: list[list[st
         logits: in float32.
         references: the right labels of each row, or its number.
     """
-    probabilities = classes.probabilities(logits).tolist()
-    chosen = [classes.choose(row) for row in probabilities]
+    chosen = [classes.choose(row) for row in classes.probabilities(logits).tolist()]
     answers: list[Any] = [answer for answer, _ in chosen]
     right: list[bool] = []
     if classes.problem_type != NUMBER:
@@ -116,5 +114,4 @@ def class_predictions(classes: Classes, logits: Tensor, references: list[list[st
         references=list(references),
         confidences=[sure for _, sure in chosen],
         correct=right,
-        probabilities=np.array(probabilities) if classes.problem_type != NUMBER else None,
     )
