@@ -22,6 +22,8 @@ from gptft.recipe.lines import KeyPath
 from gptft.recipe.reading import Reading
 from gptft.recipe.templates import template_fields
 
+SECTION_TASKS = {"template": ("classification", "completion"), "classification": ("classification",)}
+"""Sections that only some tasks read."""
 _EVALUATE_NEIGHBOURS = ("bleurt", "chr_f")  # metrics of `evaluate` whose names are near gptft's own
 
 
@@ -127,7 +129,7 @@ def check_model(reading: Reading) -> None:
 def check_task(reading: Reading) -> None:
     """Sections belong to the task, templates name columns, and the settings of labels fit each other."""
     task = reading.get("task")
-    for section, tasks in (("template", ("classification", "completion")), ("classification", ("classification",))):
+    for section, tasks in SECTION_TASKS.items():
         if reading.get(section) and task in schema.DEFAULT_METRICS and task not in tasks:
             reading.report((section,), f"is read by the task {' or '.join(tasks)}, but the task is {task}")
     for key in ("prompt", "completion"):

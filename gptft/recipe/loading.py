@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from gptft.recipe.checks import check
+from gptft.recipe.checks import SECTION_TASKS, check
 from gptft.recipe.explain import report_errors
 from gptft.recipe.lines import to_yaml
 from gptft.recipe.reading import Reading
@@ -54,4 +54,5 @@ def _validated(reading: Reading) -> Recipe | None:
 
 def dump_recipe(recipe: Recipe) -> str:
     """The recipe as YAML with all defaults of gptft written out; loading it gives an equal recipe."""
-    return to_yaml(recipe.model_dump())
+    unread = {section for section, tasks in SECTION_TASKS.items() if recipe.task not in tasks}
+    return to_yaml(recipe.model_dump(exclude=unread))

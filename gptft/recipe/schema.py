@@ -134,8 +134,8 @@ class TemplateSection(Section):
     """
 
     prompt: str | None = None
-    """What the model reads, such as `"English: {en}\\nChinese:"`. Default: `{text}` for classification, `{prompt}` and a
-    line end for completion."""
+    """What the model reads, such as `"English: {en}\\nChinese:"`. Default: `{text}` for classification, `{prompt}` and
+    a line end for completion."""
     completion: str | None = None
     """What it learns to write: `" {zh}"`. Default: `{completion}`. (Task completion only.)"""
     truncation_side: Literal["left", "right"] = "left"
@@ -144,7 +144,7 @@ class TemplateSection(Section):
 
 
 class ClassificationSection(Section):
-    """What the labels are and how the model gives them. (Task classification only.)"""
+    """What the labels are and how the model gives them, in the task classification."""
 
     head: Literal["sequence", "lm"] = "sequence"
     """`sequence`: a new layer on the last token (GPT2ForSequenceClassification). `lm`: the language model's own logits

@@ -1,4 +1,4 @@
-"""Templates of prompts and completions: `"English: {en}\\nChinese:"`, with a column's name in braces."""
+"""Templates of prompts and completions, with the names of columns in braces: `"Title: {title}"`."""
 
 from __future__ import annotations
 

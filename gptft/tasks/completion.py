@@ -1,4 +1,4 @@
-"""Task completion: text to text. The template makes prompt and completion; the completion and its end are supervised."""
+"""Task completion: text to text. A template makes prompt and completion; the completion and its end are supervised."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Completion(Task):
         return {"closing": self.encoder.closing, "truncation_side": self.encoder.truncation_side}
 
     def examples(self, dataset: Dataset, tokenizer: Any, max_length: int, cache_key: str) -> Dataset:
-        """Prompt, completion, end of text. A prompt that is too long is cut; a completion that is too long is dropped."""
+        """Prompt, completion, end of text. A prompt that is too long is cut, a completion that is too long dropped."""
 
         def encode(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
             columns: dict[str, list[Any]] = {name: [] for name in EXAMPLE_COLUMNS}

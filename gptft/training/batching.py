@@ -107,8 +107,10 @@ class Collator:
 
 
 class ClassCollator:
-    """Rows of token ids and labels to tensors: `input_ids` (batch, length) padded on the right, `lengths` (batch), and
-    `labels`: ids (batch), zeros and ones (batch, classes), or numbers (batch).
+    """Rows of token ids and labels to tensors.
+
+    `input_ids` (batch, length) are padded on the right and have `lengths` (batch); `labels` are ids (batch), zeros and
+    ones (batch, classes), or numbers (batch).
 
     `shift_labels` are the same again: by that name the Trainer takes them as they are when it counts the step's labels,
     and does not leave out the first, as it does with a language model's.

@@ -1,5 +1,4 @@
-"""What a model says of a whole data set: the losses of its rows, or the logits of their labels; never more at once than
-a batch has."""
+"""What a model says of a whole data set: losses of its rows or logits of their labels, never more than a batch's."""
 
 from __future__ import annotations
 
