@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from gptft.files import write_text_atomically
+from gptft.metrics.catalogue import BUILT_IN
 from gptft.recipe.fields import MANAGED, REMOVED
 from gptft.recipe.json_schema import json_schema
+from gptft.recipe.schema import DEFAULT_METRICS, PROBLEM_METRICS
 from gptft.training.arguments import DEFAULTS
 
 PAGE = Path(__file__).parent / "recipe-reference.md"
@@ -23,12 +25,17 @@ REASONS = {
     "logging_steps": "small data sets have few steps, and a loss that is seen early saves a training",
     "logging_first_step": "the first loss says at once whether data and base fit together",
     "logging_nan_inf_filter": "a run that diverged shows it; transformers hides such steps from the logged mean",
-    "greater_is_better": "loss and perplexity are best when lowest; transformers takes the highest perplexity",
 }
 """Why gptft's own defaults of `training` are what they are; the values are in gptft.training.arguments."""
 
 COMPUTED = {
     "eval_strategy": ("as `save_strategy` (`epoch` for `best`)", "when there is `data.validation`, else `no`"),
+    "greater_is_better": (
+        "as `metric_for_best_model` has it",
+        "transformers takes the highest perplexity for the best",
+    ),
+    "metric_for_best_model": ("`loss` with `evaluation.early_stopping_patience`", "something must tell what is better"),
+    "load_best_model_at_end": ("true with `evaluation.early_stopping_patience`", "the best model is what it stops for"),
     "dataloader_pin_memory": ("true with CUDA", "elsewhere it has no use and warns"),
     "optim": ("`adamw_torch_fused`", "transformers' own choice; it depends on the installed torch"),
 }
@@ -62,6 +69,23 @@ TYPES = {
     "null": "null",
 }
 
+TEMPLATE = (
+    " Task completion trains on the prompt followed by the completion and the end-of-text token, and supervises these "
+    "two; where a row's completion is a list, each item is an example, and all are right answers. Task classification "
+    "reads the prompt alone; the column `label` has what is right: a label, its id where `classification.labels` names "
+    "them, several of them (a list, or text with `|` between them), or a number.\n\n"
+    "Without a template, columns with usual names are found by themselves: prompt and completion, instruction and "
+    "output, question and answer, source and target; text and label, labels, category or intent, sentence and label. "
+    "A list in a prompt is joined with `; `."
+)
+"""What `template` means for each task."""
+
+CLASSIFICATION = (
+    "What the labels are and how the model gives them, in the task classification. All of it is saved in the model's "
+    "`config.json` (`id2label`, `problem_type`, and under `gptft` what transformers has no name for), so a model "
+    "folder needs no recipe. `threshold` and `out_of_scope` go together; neither is of use with a number."
+)
+
 HUGGING_FACE = "https://huggingface.co/docs"
 HEAD = """\
 <!-- Written by docs/generate_reference.py from the recipe's schema: change it there, then `make docs`. -->
@@ -80,7 +104,8 @@ def reference() -> str:
     """The page as Markdown."""
     schema = json_schema()
     sections = schema["$defs"]
-    for name, key in (("Model", "model"), ("Evaluation", "evaluation")):
+    for name in ("Model", "Template", "Evaluation"):
+        key = name.lower()
         # Beside a reference pydantic leaves out a description that equals the section's own.
         schema["properties"][key].setdefault("description", sections[f"{name}Section"]["description"])
     model, data, evaluation = (sections[f"{name}Section"] for name in ("Model", "Data", "Evaluation"))
@@ -115,6 +140,12 @@ def reference() -> str:
         table(sections["Source"]),
         "### data.cleaning",
         table(sections["CleaningSection"]),
+        "## template",
+        sections["TemplateSection"]["description"] + TEMPLATE,
+        table(sections["TemplateSection"]),
+        "## classification",
+        CLASSIFICATION,
+        table(sections["ClassificationSection"]),
         "## training",
         "Fields of "
         f"[TrainingArguments]({HUGGING_FACE}/transformers/main_classes/trainer#transformers.TrainingArguments). "
@@ -127,6 +158,9 @@ def reference() -> str:
         rows("field | instead", [(f"`{name}`", advice) for name, advice in sorted(REMOVED.items())]),
         "## evaluation",
         table(evaluation),
+        "### evaluation.metrics",
+        f"gptft's own; `rouge` stands for all four of ROUGE. By default: {default_metrics()}.",
+        metrics(),
         "### evaluation.generation",
         "Fields of [GenerationConfig]"
         f"({HUGGING_FACE}/transformers/main_classes/text_generation#transformers.GenerationConfig). "
@@ -214,6 +248,22 @@ def own_defaults() -> str:
         raise SystemExit(f"docs/generate_reference.py: REASONS and DEFAULTS of training differ in {unexplained}")
     body = [(f"`{key}`", said(value), REASONS[key]) for key, value in own.items()]
     return rows("key | default | why", body + [(f"`{key}`", *words) for key, words in COMPUTED.items()])
+
+
+def default_metrics() -> str:
+    """The metrics of each task whose recipe names none."""
+    names = {f"`{task}`": chosen for task, chosen in DEFAULT_METRICS.items()}
+    names |= {f"`{kind}`": chosen for kind, chosen in PROBLEM_METRICS.items()}
+    return "; ".join(f"{task} {', '.join(chosen)}" for task, chosen in names.items())
+
+
+def metrics() -> str:
+    """The metrics that are gptft's own, with what each reads and its options."""
+    body = [
+        (f"`{name}`", metric.needs, metric.description, "; ".join(f"`{key}`: {o}" for key, o in metric.options.items()))
+        for name, metric in BUILT_IN.items()
+    ]
+    return rows("metric | reads | what it says | options", body)
 
 
 def managed(section: str) -> str:

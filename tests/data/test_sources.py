@@ -26,7 +26,7 @@ def test_formats_mix_and_origins_name_file_and_line(recipe, write, tmp_path):
     write("e.jsonl", [{"messages": ASKED_AND_SAID}])
     sources = ["a.jsonl", {"path": "b.csv.gz", "columns": {"text": "body"}}, "c.txt", "d.parquet", "e.jsonl"]
     train = load_splits(recipe(train=sources)).train
-    assert train.column_names == ["messages", "text", "origin"]
+    assert train.column_names == ["messages", "text", "targets", "origin"]
     assert texts(train) == ["a1", "a2", "b1", "c1\nc2\n", "d1", None]
     assert list(train["messages"]) == [None] * 5 + [ASKED_AND_SAID]
     origins = ["a.jsonl:1", "a.jsonl:2", "b.csv.gz:2", "c.txt:1", "d.parquet:1", "e.jsonl:1"]
@@ -139,7 +139,12 @@ def test_hub_data_set_by_name(recipe, monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     source = {"path": "someone/data", "name": "small", "split": "dev", "revision": "v1"}
     splits = load_splits(recipe("dialogue", train="someone/data", validation=source))
-    assert splits.train[0] == {"messages": ASKED_AND_SAID, "text": None, "origin": "someone/data/train:1"}
+    assert splits.train[0] == {
+        "messages": ASKED_AND_SAID,
+        "text": None,
+        "targets": None,
+        "origin": "someone/data/train:1",
+    }
     assert asked == [
         (("hf://datasets/someone/data", None), {"split": "train", "revision": None}),
         (("hf://datasets/someone/data", "small"), {"split": "dev", "revision": "v1"}),

@@ -91,7 +91,7 @@ evaluation:
         (
             "training: {metric_for_best_model: bleu}",
             "training.metric_for_best_model",
-            "expected one of loss, eval_loss",
+            "expected one of loss, perplexity: others are computed after training",
         ),
         # metrics
         ("evaluation: {metrics: [Perplexety]}", "evaluation.metrics.0", "did you mean 'perplexity'?"),
