@@ -1,0 +1,73 @@
+"""Turn two of the data sets into rows: python benchmarks/prepare.py (reads and writes below $GPTFT_DATA or a copy).
+
+    news            posts whose summary is not copied from the text
+    movietweetings  what a user liked before, and the next film; films that fewer than FILM_RATINGS users of train liked
+                    are left out everywhere (the usual k-core), the test's right answer is each user's last film
+
+Writes OUT/news/{train,dev,test}.jsonl and OUT/movietweetings/{train,dev,test}.jsonl, OUT being --output (default:
+benchmarks/prepared).
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import os
+import random
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from gptft.files import write_jsonl_atomically
+
+HERE = Path(__file__).parent
+SPLITS = ("train", "dev", "test")
+FILM_RATINGS = 10
+PAIRS_PER_USER = 4
+HISTORY = 12
+
+
+def read(folder: Path, split: str) -> list[dict[str, Any]]:
+    with gzip.open(folder / f"{split}.jsonl.gz", "rt", encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
+def news(data: Path, output: Path) -> None:
+    for split in SPLITS:
+        rows = [row for row in read(data / "news", split) if not row["copied"]]
+        kept = [{name: row[name] for name in ("title", "text", "summary")} for row in rows]
+        write_jsonl_atomically(output / "news" / f"{split}.jsonl", kept)
+        print(f"news/{split}: {len(kept):,} rows")
+
+
+def movietweetings(data: Path, output: Path) -> None:
+    users = {split: [row["history"] for row in read(data / "movietweetings", split)] for split in SPLITS}
+    ratings = Counter(film for history in users["train"] for film in history)
+    draw = random.Random(0)
+    for split in SPLITS:
+        rows = []
+        for history in users[split]:
+            films = [film for film in history if ratings[film] >= FILM_RATINGS]
+            places = list(range(2, len(films)))
+            if split == "train":
+                places = sorted(draw.sample(places, min(PAIRS_PER_USER, len(places))))
+            rows += [
+                {"history": "; ".join(films[max(0, place - HISTORY) : place]), "item": films[place]}
+                for place in (places if split == "train" else places[-1:])
+            ]
+        write_jsonl_atomically(output / "movietweetings" / f"{split}.jsonl", rows)
+        print(f"movietweetings/{split}: {len(rows):,} rows, {len({row['item'] for row in rows}):,} films")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path(os.environ.get("GPTFT_DATA", HERE.parent.parent / "shared/data")))
+    parser.add_argument("--output", type=Path, default=HERE / "prepared")
+    arguments = parser.parse_args()
+    news(arguments.data, arguments.output)
+    movietweetings(arguments.data, arguments.output)
+
+
+if __name__ == "__main__":
+    main()
