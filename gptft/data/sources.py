@@ -50,12 +50,18 @@ class Shard:
 
 
 def _named(dataset: Dataset) -> Iterator[dict[str, Any]]:
-    """Rows with the names of classes in place of their numbers (-1: none)."""
-    names = {column: kind.names for column, kind in dataset.features.items() if hasattr(kind, "names")}
+    """Rows with the names of classes in place of their numbers (-1: none), also in lists of them."""
+    kinds = {column: getattr(kind, "feature", kind) for column, kind in dataset.features.items()}
+    names = {column: kind.names for column, kind in kinds.items() if hasattr(kind, "names")}
     for row in dataset:
         assert isinstance(row, dict)
-        known = {column: names[column][row[column]] for column in names if (row[column] or 0) >= 0}
-        yield {**row, **dict.fromkeys(names), **known}
+        yield {**row, **{column: _class_name(row[column], names[column]) for column in names}}
+
+
+def _class_name(value: int | list[int] | None, names: list[str]) -> Any:
+    if isinstance(value, list):
+        return [_class_name(item, names) for item in value]
+    return None if value is None or value < 0 else names[value]
 
 
 def prepare_source(source: Source, recipe: Recipe, key: str) -> Dataset:

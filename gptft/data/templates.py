@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from gptft.data.columns import Layout, RowError, kind_of
 from gptft.recipe.schema import ClassificationSection, Recipe
-from gptft.recipe.templates import prompt_template, template_fields
+from gptft.recipe.templates import fill, prompt_template, template_fields
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -85,11 +85,12 @@ class TemplateReader:
         joined = {name: LIST_SEPARATOR.join(_texts(values[name], layout[name])) for name in self._target_fields()}
         several = [name for name in joined if isinstance(values[name], list)]
         if not several:
-            return prompt, [self.completion.format(**joined)]
+            return prompt, [fill(self.completion, joined)]
         if len(several) > 1:
             raise RowError(f"{' and '.join(several)} are lists; a completion can be made of one list of answers")
-        answers = _texts(values[several[0]], layout[several[0]])
-        return prompt, [self.completion.format(**{**joined, several[0]: answer}) for answer in answers]
+        # Of an empty list, nothing is to be written.
+        answers = _texts(values[several[0]], layout[several[0]]) or [""]
+        return prompt, [fill(self.completion, {**joined, several[0]: answer}) for answer in answers]
 
     def _target_fields(self) -> list[str]:
         return template_fields(self.completion) if self.labels is None else ["label"]
@@ -140,7 +141,7 @@ def render(template: str, row: dict[str, Any], columns: dict[str, str]) -> str:
         if column not in row:
             raise RowError(f"the row has no column {column}; it has {', '.join(row) or 'none'}")
         values[name] = LIST_SEPARATOR.join(_texts(row[column], column))
-    return template.format(**values)
+    return fill(template, values)
 
 
 def _texts(value: Any, column: str) -> list[str]:

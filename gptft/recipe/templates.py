@@ -25,6 +25,12 @@ def template_fields(template: str) -> list[str]:
     return list(dict.fromkeys(names))
 
 
+def fill(template: str, values: dict[str, str]) -> str:
+    """Put values in the places of a template's columns; a column may be called anything, also by a number."""
+    parts = Formatter().parse(template)
+    return "".join(literal + (values[name] if name is not None else "") for literal, name, _, _ in parts)
+
+
 def closing_words(template: str) -> str:
     """What a template says after its last column."""
     literal = ""

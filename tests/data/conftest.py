@@ -17,11 +17,11 @@ def own_cache(tmp_path_factory, monkeypatch):
 
 @pytest.fixture
 def recipe(tmp_path, monkeypatch):
-    """Make a recipe in Python whose relative paths start in tmp_path."""
+    """Make a recipe in Python whose relative paths start in tmp_path; `sections` are those beside `data`."""
     monkeypatch.chdir(tmp_path)
 
-    def make(task="pretraining", **data):
-        return Recipe.model_validate({"task": task, "model": {"base": "starter"}, "data": data})
+    def make(task="pretraining", sections=None, **data):
+        return Recipe.model_validate({"task": task, "model": {"base": "starter"}, "data": data, **(sections or {})})
 
     return make
 
