@@ -62,7 +62,9 @@ def movietweetings(data: Path, output: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path(os.environ.get("GPTFT_DATA", HERE.parent.parent / "shared/data")))
+    parser.add_argument(
+        "--data", type=Path, default=Path(os.environ.get("GPTFT_DATA", HERE.parent.parent / "shared/data"))
+    )
     parser.add_argument("--output", type=Path, default=HERE / "prepared")
     arguments = parser.parse_args()
     news(arguments.data, arguments.output)
