@@ -13,7 +13,7 @@ from gptft.errors import UserError
 if TYPE_CHECKING:
     from datasets import Dataset
 
-CODE_VERSION = 2
+CODE_VERSION = 3
 """Part of the cache's key: raised whenever the same rows give other examples."""
 
 EXAMPLE_COLUMNS = ("input_ids", "labels", "length", "supervised", "shortened", "dropped", "origin")

@@ -70,17 +70,16 @@ class Completion(Task):
             columns: dict[str, list[Any]] = {name: [] for name in EXAMPLE_COLUMNS}
             encoded = self.encoder.encode(tokenizer, batch["text"])
             for (body, end), targets, origin in zip(encoded, batch["targets"], batch["origin"], strict=True):
-                for index, target in enumerate(plain_ids(tokenizer, targets)):
-                    answer = [*target, tokenizer.eos_token_id]
-                    fits = len(answer) < max_length
-                    prompt = self.encoder.fit(body, end, max_length - len(answer)) if fits else []
-                    ids = [*prompt, *answer] if fits else []
-                    labels = [IGNORED] * len(prompt) + answer if fits else []
-                    shortened = fits and len(prompt) < len(body) + len(end)
-                    supervised = len(answer) if fits else 0
+                answers = [[*target, tokenizer.eos_token_id] for target in plain_ids(tokenizer, targets)]
+                fitting = [answer for answer in answers if len(answer) < max_length]
+                prompts = [self.encoder.fit(body, end, max_length - len(answer)) for answer in fitting]
+                shortened = any(len(prompt) < len(body) + len(end) for prompt in prompts)
+                examples = list(zip(prompts, fitting, strict=True)) or [([], [])]
+                for index, (prompt, answer) in enumerate(examples):
                     # A row of the data is counted once, at its first example.
-                    flags = (shortened and index == 0, not fits)
-                    row = (ids, labels, len(ids), supervised, *flags, origin)
+                    flags = (shortened, len(fitting) < len(answers)) if index == 0 else (False, False)
+                    ids, labels = [*prompt, *answer], [IGNORED] * len(prompt) + answer
+                    row = (ids, labels, len(ids), len(answer), *flags, origin)
                     for name, value in zip(EXAMPLE_COLUMNS, row, strict=True):
                         columns[name].append(value)
             return columns
