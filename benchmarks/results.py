@@ -120,7 +120,7 @@ def page(results: dict[str, Any]) -> str:
             [
                 "<!-- Written by benchmarks/results.py from benchmarks/results.json: do not edit. -->",
                 "# Results",
-                "Every recipe, from the starter (the GPT-2 of 10 million parameters inside gptft), on CPU cores. Scores "
+                "Every recipe, from the starter (the GPT-2 of 10 million parameters in gptft), on CPU cores. Scores "
                 "are of the test split, with 95% intervals by bootstrap; beside them those of the starter before "
                 "training, and of what needs no neural network (TF-IDF of words and pairs of words with logistic "
                 "regression; the most frequent answers of train). Time is that of the whole command, with imports and "

@@ -88,7 +88,7 @@ def evaluate(
     targets: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[RUN|MODEL|HUB_ID]...",
+            metavar="RUN|MODEL|HUB_ID",
             help="Runs, model folders, Hub ids or `starter`, several for one table; else the latest run.",
         ),
     ] = None,
@@ -97,8 +97,8 @@ def evaluate(
         typer.Option(
             "--metric",
             "-m",
-            help=f"{', '.join([*BUILT_IN, *GROUPS])}, with options as in bleu:tokenize=zh; or a name or path for "
-            "`evaluate`. May be repeated.",
+            help=f"{', '.join([*BUILT_IN, *GROUPS])}; with options: bleu:tokenize=zh; or what `evaluate.load` takes. "
+            "May be repeated.",
         ),
     ] = None,
     split: Annotated[str | None, typer.Option(help="test or validation (default: test if there is one).")] = None,
@@ -176,7 +176,7 @@ def compare_runs(
 def predict(
     arguments: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[RUN|MODEL|HUB_ID] [TEXT]", help="A model (else the latest run), and a text."),
+        typer.Argument(metavar="RUN|MODEL|HUB_ID TEXT", help="A model (else the latest run), and a text."),
     ] = None,
     file: Annotated[Path | None, typer.Option(help="Answer the rows of a .csv, .jsonl or .parquet file.")] = None,
     output: Annotated[Path | None, typer.Option(help="Write the rows here (.csv or .jsonl; default: print).")] = None,

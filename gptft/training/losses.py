@@ -13,7 +13,9 @@ from gptft.models.logits import class_logits, row_losses
 from gptft.training.batching import ClassCollator, Collator, batches_by_tokens
 
 EVALUATION_TOKENS = 4096
-"""Padded tokens of an evaluation batch: logits of one batch are all that is ever held."""
+EVALUATION_LOGITS = 2**26
+"""Padded tokens of an evaluation batch, and how many numbers their logits may have (256 MB in float32, and as much for
+their softmax): those of one batch are all that is ever held."""
 
 
 def dataset_losses(model: Any, dataset: Any, pad_token_id: int) -> tuple[np.ndarray, np.ndarray]:
@@ -50,8 +52,9 @@ def _batches(
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
+    budget = min(EVALUATION_TOKENS, EVALUATION_LOGITS // model.config.vocab_size)
     try:
-        for indices in batches_by_tokens(dataset["length"][:], EVALUATION_TOKENS):
+        for indices in batches_by_tokens(dataset["length"][:], budget):
             batch = collate([dataset[index] for index in indices])
             yield indices, {name: value.to(device) for name, value in batch.items() if isinstance(value, torch.Tensor)}
     finally:
