@@ -31,7 +31,10 @@ def candidate_tokens(tokenizer: Any, train: Any) -> dict[str, tuple[int, ...]]:
 
 @dataclass(frozen=True)
 class Tree:
-    """Candidates that begin with the same token: all their tokens but the last, in depth-first order."""
+    """Candidates that begin with the same token: all their tokens but the last, in depth-first order.
+
+    It has at most `NODES_AT_ONCE` tokens, or one candidate.
+    """
 
     tokens: list[int]
     parents: list[int]
@@ -41,13 +44,16 @@ class Tree:
 
 
 def candidate_trees(candidates: Sequence[tuple[int, ...]]) -> list[Tree]:
-    """The trees of candidates, one for each first token."""
-    trees: dict[int, Tree] = {}
+    """The trees of candidates: one for each first token, or more where one would be too large."""
+    trees: list[Tree] = []
+    first: int | None = None
     places: dict[tuple[int, ...], int] = {}
     for number in sorted(range(len(candidates)), key=lambda index: candidates[index]):
         ids = candidates[number]
-        tree = trees.setdefault(ids[0], Tree([], [], []))
-        node = -1
+        if ids[0] != first or len(trees[-1].tokens) + len(ids) - 1 > NODES_AT_ONCE:
+            first, places = ids[0], {}
+            trees.append(Tree([], [], []))
+        tree, node = trees[-1], -1
         for length in range(1, len(ids)):
             place = places.get(ids[:length])
             if place is None:
@@ -56,7 +62,7 @@ def candidate_trees(candidates: Sequence[tuple[int, ...]]) -> list[Tree]:
                 tree.parents.append(node)
             node = place
         tree.ends.append((number, node, ids[-1]))
-    return list(trees.values())
+    return trees
 
 
 @torch.inference_mode()
@@ -71,12 +77,14 @@ def rank_references(
     Args:
         model: a causal language model with a key-value cache.
         prompts: with references.
-        candidates: text -> token ids closed by end-of-text.
+        candidates: text -> token ids closed by end-of-text. One that leaves no position for a prompt is none.
         advance: called with 1 after each prompt.
     """
+    positions = model_positions(model.config)
+    candidates = {text: ids for text, ids in candidates.items() if len(ids) < positions}
     numbers = {text: number for number, text in enumerate(candidates)}
     trees = candidate_trees(list(candidates.values()))
-    room = model_positions(model.config) - max(map(len, candidates.values()))
+    room = positions - max(map(len, candidates.values()), default=0)
     ranks = []
     for prompt in prompts:
         right = [numbers[text] for text in prompt.references if text in numbers]
@@ -145,7 +153,7 @@ def _score_batch(model: Any, cache: Any, length: int, trees: list[Tree], first: 
         past_key_values=cache,
         use_cache=True,
     )
-    cache.crop(length)
+    cache.crop(-count)
     after = outputs.logits[0].float().log_softmax(dim=-1)
     at = torch.tensor(parents, device=device)
     own = torch.where(

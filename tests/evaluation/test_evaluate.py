@@ -11,6 +11,7 @@ from gptft.evaluation.predictions import predict
 from gptft.models.loading import load_model
 from gptft.recipe import dump_recipe, load_recipe
 from gptft.runs import Run
+from gptft.tasks import make_task
 
 GENERATION = {"generation": {"max_new_tokens": 20, "do_sample": False}}
 
@@ -144,10 +145,10 @@ def test_the_base_is_not_compared_with_itself(score, recipe, base_folder, monkey
 def test_a_pretraining_has_no_answers_to_score(score, recipe, assistant_folder):
     plain = recipe([{"text": "Some words. " * 20}, {"text": "Other words."}], task="pretraining", evaluation={})
     for metric in ("bleu", "stop_rate", "rouge"):
-        with pytest.raises(UserError, match=rf"--metric {metric}: task pretraining"):
+        with pytest.raises(UserError, match=r"compares answers, which the task pretraining has not: use perplexity"):
             score(str(assistant_folder), recipe=plain, metrics=[metric])
     result = score(str(assistant_folder), recipe=plain, compare_base=False)
-    assert [one.name for one in result.scores] == ["perplexity"]
+    assert [one.name for one in result.scores] == ["perplexity", "bits_per_byte"]
 
 
 def test_at_most_so_many_answers_but_perplexity_of_all_rows(run, score):
@@ -178,11 +179,11 @@ def test_answers_follow_the_recipes_settings_and_their_prompts(recipe, assistant
     loaded, written = load_model(str(assistant_folder)), recipe(DIALOGUES[:9])
     predictions, prompts = predict(
         loaded,
+        make_task(written, loaded.model.config),
         written,
         load_splits(written, ("test",)),
         "test",
-        generate=True,
-        likelihoods=True,
+        needs={"answers", "likelihoods"},
         max_rows=None,
         console=Console(stderr=True),
         label="it",

@@ -7,15 +7,8 @@ import pytest
 from rich.console import Console
 
 from gptft.errors import GptftError, UserError
-from gptft.evaluation.scores import (
-    Predictions,
-    Score,
-    compute_scores,
-    format_value,
-    needs_generation,
-    scores_table,
-    to_json,
-)
+from gptft.evaluation.scores import Score, compute_scores, format_value, load_metrics, runs_table, scores_table, to_json
+from gptft.metrics.predictions import Predictions
 
 METRIC_SCRIPT = """
 import datasets
@@ -45,12 +38,22 @@ def predictions(count: int = 40) -> Predictions:
     references = [[" ".join(draw.choice(words, size=8))] for _ in range(count)]
     answers = [text if draw.random() < 0.5 else " ".join(text.split()[:5]) for (text,) in references]
     likelihoods = draw.exponential(20.0, size=count).tolist()
-    return Predictions(answers, references, [True] * count, likelihoods, [10] * count)
+    return Predictions(
+        predictions=answers,
+        references=references,
+        stopped=[True] * count,
+        negative_log_likelihoods=likelihoods,
+        token_counts=[10] * count,
+    )
+
+
+def scored(names: list[str], given: Predictions) -> list[Score]:
+    return compute_scores(load_metrics(names), given)
 
 
 def test_built_in_scores_carry_interval_rows_and_definition():
     names = ["perplexity", "bleu", "chrf", "exact_match", "stop_rate"]
-    scores = {score.name: score for score in compute_scores(names, predictions())}
+    scores = {score.name: score for score in scored(names, predictions())}
     assert list(scores) == names
     for name in ("perplexity", "bleu", "chrf", "exact_match"):
         assert scores[name].low < scores[name].value < scores[name].high
@@ -63,30 +66,24 @@ def test_built_in_scores_carry_interval_rows_and_definition():
 
 
 def test_options_reach_the_metric():
-    (score,) = compute_scores(["bleu"], predictions(), {"bleu": {"tokenize": "zh"}})
-    assert "tok:zh" in score.definition
+    (score,) = scored(["bleu:tokenize=zh"], predictions())
+    assert score.name == "bleu:tokenize=zh" and "tok:zh" in score.definition
 
 
 def test_perplexity_alone_needs_no_answers():
-    assert [needs_generation(name) for name in ("perplexity", "evaluate-metric/perplexity", "bleu", "rouge")] == [
-        False,
-        False,
-        True,
-        True,
-    ]
-    (score,) = compute_scores(["perplexity"], Predictions(negative_log_likelihoods=[1.0, 2.0], token_counts=[1, 2]))
+    (score,) = scored(["perplexity"], Predictions(negative_log_likelihoods=[1.0, 2.0], token_counts=[1, 2]))
     assert score.value == pytest.approx(math.e)
 
 
 def test_a_metric_without_its_inputs_is_an_error():
     with pytest.raises(GptftError, match="metric 'bleu' has no rows"):
-        compute_scores(["bleu"], Predictions(negative_log_likelihoods=[1.0], token_counts=[1]))
+        scored(["bleu"], Predictions(negative_log_likelihoods=[1.0], token_counts=[1]))
 
 
 def test_a_loaded_metric_is_resampled(tmp_path):
     body = "return {'same': sum(p == r for p, r in zip(predictions, references)) / len(predictions), 'kind': 'x'}"
-    found = compute_scores([write_metric(tmp_path, "sameness", body)], predictions())
-    (exact,) = compute_scores(["exact_match"], predictions())
+    found = scored([write_metric(tmp_path, "sameness", body)], predictions())
+    (exact,) = scored(["exact_match"], predictions())
     (score,) = found
     assert score.name == "sameness_same"
     assert score.value == exact.value
@@ -96,7 +93,7 @@ def test_a_loaded_metric_is_resampled(tmp_path):
 
 def test_a_slow_loaded_metric_has_no_interval_and_the_table_says_so(tmp_path):
     body = "import time; time.sleep(0.11); return {'slowness': 0.5}"
-    scores = compute_scores([write_metric(tmp_path, "slowness", body)], predictions())
+    scores = scored([write_metric(tmp_path, "slowness", body)], predictions())
     assert [(score.name, score.value, score.low) for score in scores] == [("slowness", 0.5, None)]
     assert "0.500 [no interval]" in render(scores)
 
@@ -104,11 +101,11 @@ def test_a_slow_loaded_metric_has_no_interval_and_the_table_says_so(tmp_path):
 def test_a_loaded_metric_that_fails_or_wants_other_inputs_is_named(tmp_path):
     failing = write_metric(tmp_path, "failing", "raise RuntimeError('out of luck')")
     with pytest.raises(GptftError, match="failing' failed on these predictions: out of luck"):
-        compute_scores([failing], predictions())
+        scored([failing], predictions())
     with pytest.raises(UserError, match=r"reads references, sources;"):
-        compute_scores([write_metric(tmp_path, "other", "return {}", first="sources")], predictions())
+        scored([write_metric(tmp_path, "other", "return {}", first="sources")], predictions())
     with pytest.raises(GptftError, match="no single number but words"):
-        compute_scores([write_metric(tmp_path, "wordy", "return {'words': [1, 2]}")], predictions())
+        scored([write_metric(tmp_path, "wordy", "return {'words': [1, 2]}")], predictions())
 
 
 @pytest.mark.parametrize(
@@ -156,6 +153,22 @@ def test_better_is_green_and_worse_is_red_whichever_way_the_metric_runs():
     assert colours(TUNED, BASE) == ["green", "green"]
     assert colours(BASE, TUNED) == ["red", "red"]
     assert colours(TUNED, TUNED) == ["", ""]
+
+
+def test_several_runs_share_a_table_with_a_warning_where_their_rows_differ():
+    def shown(*fingerprints):
+        console = Console(width=160, record=True, file=io.StringIO())
+        runs = zip(("one", "two"), ("test", "validation"), fingerprints, (TUNED, TUNED[:1]), strict=True)
+        console.print(runs_table(list(runs)))
+        return console.export_text()
+
+    text = shown("a", "a")
+    assert "one (test)" in text and "two (validation)" in text and "different rows" not in text
+    [bleu] = [line for line in text.splitlines() if "bleu" in line and "│" in line]
+    assert bleu.count("31.25 [29.00, 33.50]") == 2
+    [perplexity] = [line for line in text.splitlines() if "perplexity" in line and "│" in line]
+    assert perplexity.count("4.500") == 1
+    assert "scores of different rows" in shown("a", "b")
 
 
 def test_json_holds_both_and_no_number_that_json_lacks():
