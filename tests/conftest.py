@@ -65,13 +65,19 @@ def write_recipe(tmp_path: Path, base_folder: Path, own_cache: None) -> Callable
 
 @pytest.fixture
 def fine_tuner(tmp_path: Path, tokenizer: Any) -> Callable[..., Any]:
-    """Make a FineTuner of rows and a model; keywords are TrainingArguments."""
+    """Make a FineTuner of rows and a model, maybe with an objective; other keywords are TrainingArguments."""
     from datasets import Dataset
     from transformers import PrinterCallback, TrainingArguments
 
     from gptft.training.trainer import FineTuner
 
-    def make(model: Any, rows: list[dict[str, Any]], validation: list[dict[str, Any]] | None = None, **settings: Any):
+    def make(
+        model: Any,
+        rows: list[dict[str, Any]],
+        validation: list[dict[str, Any]] | None = None,
+        objective: Any = None,
+        **settings: Any,
+    ):
         defaults: dict[str, Any] = {
             "output_dir": str(tmp_path / "trainer"),
             "use_cpu": True,
@@ -89,6 +95,7 @@ def fine_tuner(tmp_path: Path, tokenizer: Any) -> Callable[..., Any]:
             train_dataset=Dataset.from_list(rows),
             eval_dataset=Dataset.from_list(validation) if validation else None,
             processing_class=tokenizer,
+            objective=objective,
         )
         trainer.remove_callback(PrinterCallback)
         return trainer

@@ -132,8 +132,8 @@ def load_for_training(
         classes: makes the labels of a classifier, from the tokenizer.
 
     Raises:
-        UserError: as `load_model`; `data.max_length` is beyond the model's positions; `evaluation.generation`
-            contradicts itself.
+        UserError: as `load_model`; the base is a classifier and the task is another; `data.max_length` is beyond the
+            model's positions; `evaluation.generation` contradicts itself.
     """
     section = recipe.model
     if section.base is None:
@@ -147,6 +147,11 @@ def load_for_training(
             config=section.config,
             trust_remote_code=section.trust_remote_code,
             classes=classes,
+        )
+    if classes is None and not loaded.model.can_generate():
+        raise UserError(
+            f"model.base: {section.base} is a classifier, which cannot write text: it can be the base of another "
+            "classification (task: classification) only."
         )
     if recipe.data.max_length and recipe.data.max_length > loaded.positions:
         raise UserError(
@@ -183,16 +188,22 @@ def _merged_adapter(folder: str, config: dict[str, Any] | None, trust_remote_cod
     adapter = PeftConfig.from_pretrained(folder)
     if adapter.is_prompt_learning or not adapter.base_model_name_or_path:
         raise UserError(f"{folder} holds an adapter ({adapter.peft_type}) that cannot be merged into a base.")
-    labelled = (Path(folder) / "config.json").is_file() and AutoConfig.from_pretrained(folder)
+    # Of its own configuration, gptft saves beside an adapter what a recipe made of the base: task, templates, labels.
+    recorded = (Path(folder) / "config.json").is_file()
+    own = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code) if recorded else None
+    settings = getattr(own, SETTINGS, {})
     base = load_model(
         adapter.base_model_name_or_path,
         revision=adapter.revision,
         config=config,
         trust_remote_code=trust_remote_code,
-        classes=(lambda _: Classes.read_from(labelled)) if labelled and labelled.problem_type else None,
+        classes=(lambda _: Classes.read_from(own)) if "classes" in settings else None,
     )
     adapted: Any = PeftModel.from_pretrained(base.model, folder)
-    return adapted.merge_and_unload().requires_grad_(True)
+    merged = adapted.merge_and_unload().requires_grad_(True)
+    if settings:
+        setattr(merged.config, SETTINGS, settings)
+    return merged
 
 
 def _configure(settings: Any, changes: dict[str, Any], base: str) -> None:

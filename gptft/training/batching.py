@@ -112,8 +112,8 @@ class ClassCollator:
     `input_ids` (batch, length) are padded on the right and have `lengths` (batch); `labels` are ids (batch), zeros and
     ones (batch, classes), or numbers (batch).
 
-    `shift_labels` are the same again: by that name the Trainer takes them as they are when it counts the step's labels,
-    and does not leave out the first, as it does with a language model's.
+    `shift_labels` are zeros of that shape: by that name the Trainer counts the step's labels as they are, and leaves
+    out neither the first, as it does with a language model's, nor a number that happens to be -100.
     """
 
     def __init__(self, pad_token_id: int, problem_type: str) -> None:
@@ -136,7 +136,7 @@ class ClassCollator:
             "input_ids": _padded([row["input_ids"] for row in rows], max(lengths), self.pad_token_id),
             "lengths": torch.tensor(lengths),
             "labels": labels,
-            "shift_labels": labels,
+            "shift_labels": torch.zeros_like(labels),
             "token_count": sum(lengths),
         }
 
