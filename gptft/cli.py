@@ -110,7 +110,7 @@ def evaluate(
     ] = None,
     max_rows: Annotated[
         int | None,
-        typer.Option(min=1, help="Generate at most so many answers."),
+        typer.Option(min=1, help="Answer at most so many rows."),
     ] = None,
     no_base: Annotated[bool, typer.Option("--no-base", help="Leave out the base's scores.")] = False,
     trust_remote_metric: Annotated[
@@ -211,11 +211,14 @@ def predict(
 
 def _columns(target: str | None) -> dict[str, str]:
     """What a run's recipe calls the columns; nothing for a model that is no run."""
-    from gptft.recipe import load_recipe
+    import yaml
+
     from gptft.runs import find_run
 
     run = None if target == "starter" else find_run(target)
-    return {str(key): value for key, value in load_recipe(run.recipe_file).data.columns.items()} if run else {}
+    # Not by load_recipe: the data may be gone by now.
+    recipe = yaml.safe_load(run.recipe_file.read_text(encoding="utf-8")) if run else {}
+    return recipe.get("data", {}).get("columns", {})
 
 
 @app.command()
@@ -229,6 +232,12 @@ def chat(
 ) -> None:
     """Talk to a model in the terminal."""
     name, loaded = _load(target)
+    from gptft.models.classes import SETTINGS
+
+    task = getattr(loaded.model.config, SETTINGS, {}).get("task", "dialogue")
+    if task in ("classification", "completion") or not loaded.model.can_generate():
+        command = " ".join(filter(None, ("gptft predict", target)))
+        raise UserError(f'{name} was trained for {task}, not to talk: {command} "TEXT"')
     from gptft.serving.chat import Conversation
     from gptft.serving.chat import chat as run_chat
 
@@ -251,6 +260,8 @@ def next_token(
 ) -> None:
     """Show the model's prediction: the distribution of the next token, from its logits."""
     name, loaded = _load(model)
+    if not loaded.model.can_generate():
+        raise UserError(f"{name} has a head for labels in place of one for tokens: gptft predict shows what it says.")
     from gptft.models.logits import next_tokens
 
     ids = loaded.tokenizer(text, add_special_tokens=False)["input_ids"][-loaded.positions :]

@@ -66,7 +66,7 @@ def predict(
     length = min(recipe.data.max_length or loaded.positions, loaded.positions)
     if isinstance(task, Classification):
         with console.status(f"{label}: labels"):
-            return _labels(loaded, task, rows, length)
+            return _labels(loaded, task, rows, length, max_rows)
     prompts: list[Prompt] = []
     if "likelihoods" in needs:
         with console.status(f"{label}: perplexity"):
@@ -103,12 +103,16 @@ def predict(
     return Predictions(**found), prompts
 
 
-def _labels(loaded: LoadedModel, task: Classification, rows: Any, length: int) -> tuple[Predictions, list[Prompt]]:
+def _labels(
+    loaded: LoadedModel, task: Classification, rows: Any, length: int, max_rows: int | None
+) -> tuple[Predictions, list[Prompt]]:
     ids = task.encoder.prompts(loaded.tokenizer, rows["text"][:], length)
-    targets = rows["targets"][:]
-    prompts = [Prompt(origin, row, right) for origin, row, right in zip(rows["origin"][:], ids, targets, strict=True)]
+    columns = zip(rows["origin"][:], ids, rows["targets"][:], strict=True)
+    prompts = sample_prompts([Prompt(*row) for row in columns], max_rows)
+    targets = [prompt.references for prompt in prompts]
     references = [float(right[0]) for right in targets] if task.classes.problem_type == NUMBER else targets
-    return class_predictions(task.classes, label_logits(loaded, task.classes, ids), references), prompts
+    logits = label_logits(loaded, task.classes, [prompt.input_ids for prompt in prompts])
+    return class_predictions(task.classes, logits, references), prompts
 
 
 def label_logits(loaded: LoadedModel, classes: Classes, prompts: Sequence[Sequence[int]]) -> torch.Tensor:

@@ -148,6 +148,16 @@ def check_task(reading: Reading) -> None:
             ("template", "completion"), "the task classification has labels, the column `label`, in its place"
         )
 
+    unread = {"classification": ("generation", "during_training"), "pretraining": ("during_training",)}
+    for key in unread.get(str(task), ()):
+        if reading.get("evaluation", key):
+            reading.report(("evaluation", key), f"does nothing here: the task {task} generates no answers to score")
+    if smoothing := reading.get("training", "label_smoothing_factor"):
+        kind = reading.get("classification", "problem_type") if task == "classification" else None
+        if kind in ("multi_label_classification", "regression"):
+            message = f"found {smoothing}, but only single labels and tokens can be smoothed, not {kind}"
+            reading.report(("training", "label_smoothing_factor"), message)
+
     def setting(key: str) -> Any:
         return reading.get("classification", key)
 

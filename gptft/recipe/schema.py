@@ -211,7 +211,7 @@ class EvaluationSection(Section):
     generation: dict[str, Any] = Field(default_factory=dict)
     """Fields of transformers' GenerationConfig: how answers are generated for scores, and in chat."""
     max_rows: int | None = Field(default=None, ge=1)
-    """At most so many rows are generated for scores, or ranked (perplexity and labels read all rows)."""
+    """At most so many rows are answered for scores: generated, labelled or ranked (likelihoods read all rows)."""
     during_training: int | None = Field(default=None, ge=1)
     """Answers to so many validation prompts are generated at each evaluation in training and scored by `metrics`, which
     `training.metric_for_best_model` can then name. (Labels are scored at each evaluation anyway.)"""
