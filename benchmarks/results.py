@@ -23,7 +23,7 @@ from baselines import baseline
 from gptft.evaluation.scores import format_value
 from gptft.files import write_json_atomically, write_text_atomically
 from gptft.recipe import load_recipe
-from gptft.runs import latest_run
+from gptft.runs import Run, latest_run
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -34,35 +34,34 @@ NOT_RUN = ("starter",)  # an hour and a half, and it is what the others start fr
 OUT_OF_MEMORY = ("OutOfMemory", "DefaultCPUAllocator", "MemoryError", "bad_alloc")
 
 
-def measure(file: Path, overrides: list[str]) -> dict[str, Any]:
-    """Fine-tune and evaluate a recipe, and give what it took and what came of it."""
-    environment = {**os.environ, "GPTFT_DATA": str(DATA), "HF_HUB_OFFLINE": "1"}
-    os.environ |= environment
+def measure(file: Path, overrides: list[str], finished: Path | None) -> dict[str, Any]:
+    """Fine-tune and evaluate a recipe (or only evaluate a run of it), and give what it took and what came of it."""
+    os.environ |= {"GPTFT_DATA": str(DATA), "HF_HUB_OFFLINE": "1"}
     settings = ["model.base=starter", *overrides]
     with tempfile.TemporaryDirectory() as folder:
 
         def run(*arguments: str) -> subprocess.CompletedProcess[str]:
             command = [sys.executable, "-m", "gptft", *arguments]
-            return subprocess.run(command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True, check=False)
+            return subprocess.run(command, cwd=folder, stderr=subprocess.PIPE, text=True, check=False)
 
+        done = None if finished else run("finetune", str(file.absolute()), *settings)
         started = time.perf_counter()
-        done = run("finetune", str(file.absolute()), *settings)
+        if done is None or done.returncode == 0:
+            done = run("eval", *([str(finished.absolute())] if finished else []))
         seconds = time.perf_counter() - started
-        evaluated = run("eval") if done.returncode == 0 else done
-        evaluation = time.perf_counter() - started - seconds
-        if evaluated.returncode:
+        if done.returncode:
             # 137 and -9: killed, as Linux does when memory is full.
-            full = evaluated.returncode in (137, -9) or any(word in evaluated.stderr for word in OUT_OF_MEMORY)
-            return {"failed": "OOM" if full else evaluated.stderr.strip().splitlines()[-1]}
-        found = latest_run(Path(folder) / "runs")
+            full = done.returncode in (137, -9) or any(word in done.stderr for word in OUT_OF_MEMORY)
+            return {"failed": "OOM" if full else done.stderr.strip().splitlines()[-1]}
+        found = Run(finished) if finished else latest_run(Path(folder) / "runs")
         manifest = found.manifest
         scores = json.loads((found.evaluation("test") / "scores.json").read_text(encoding="utf-8"))
     simple = baseline(load_recipe(file, settings))
     return {
         "rows": manifest["data"]["splits"]["train"]["kept"],
         "tokens": manifest["tokens_seen"],
-        "seconds": round(seconds),
-        "evaluation_seconds": round(evaluation),
+        "seconds": round(manifest["seconds"]),
+        "evaluation_seconds": round(seconds),
         "peak_memory": manifest["peak_memory_bytes"]["process"],
         "precision": manifest["precision"],
         "threads": manifest["hardware"]["torch_threads"],
@@ -139,25 +138,30 @@ def page(results: dict[str, Any]) -> str:
     )
 
 
+def kept() -> dict[str, Any]:
+    """What was measured so far, read anew, as several recipes may be measured at once."""
+    return json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipes", nargs="*", type=Path)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="an override of each recipe")
+    parser.add_argument("--run", type=Path, help="a finished run of the one recipe, to score in place of a new one")
     parser.add_argument("--name", help="the name in the table of a recipe with overrides")
     parser.add_argument("--table", action="store_true", help="only write the page")
     arguments = parser.parse_args()
     files = arguments.recipes or sorted((ROOT / "recipes").glob("*.yaml"))
     if not arguments.recipes and DATA.is_dir():
         files += sorted(HERE.glob("*.yaml"))
-    results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {}
     for file in files if not arguments.table else []:
         if file.stem in NOT_RUN:
             continue
         name = f"{file.absolute().parent.name}/{arguments.name or file.stem}"
         print(f"==> {name}", flush=True)
-        results[name] = measure(file, arguments.set)
-        write_json_atomically(RESULTS, dict(sorted(results.items())))
-    write_text_atomically(PAGE, page(dict(sorted(results.items()))))
+        found = measure(file, arguments.set, arguments.run)
+        write_json_atomically(RESULTS, dict(sorted({**kept(), name: found}.items())))
+    write_text_atomically(PAGE, page(kept()))
     print(f"The table is in {PAGE}.")
 
 
