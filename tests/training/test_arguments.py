@@ -30,6 +30,36 @@ def test_a_cpu_beside_a_gpu_computes_in_float32(write_recipe, tmp_path, monkeypa
     assert not training_arguments(recipe, tmp_path, False).bf16
 
 
+def test_bfloat16_can_be_chosen_on_a_cpu_without_an_accelerator(write_recipe, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    recipe = write_recipe(model={"dtype": "bfloat16"}, training={"use_cpu": False})
+    arguments = training_arguments(recipe, tmp_path, False)
+    assert (arguments.bf16, arguments.use_cpu, arguments.device.type) == (True, True, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("metric", "higher"),
+    [("bleu", True), ("ter", False), ("eval_f1:average=micro", True), ("mae", False), ("calibration_error", False)],
+)
+def test_which_way_is_better_follows_from_the_metric(write_recipe, tmp_path, metric, higher):
+    recipe = write_recipe()
+    recipe.training["metric_for_best_model"] = metric
+    assert training_arguments(recipe, tmp_path, True).greater_is_better is higher
+    recipe.training["greater_is_better"] = not higher
+    assert training_arguments(recipe, tmp_path, True).greater_is_better is not higher
+
+
+def test_early_stopping_keeps_the_model_of_the_lowest_loss_unless_told_otherwise(write_recipe, tmp_path):
+    def chosen(**training):
+        recipe = write_recipe(data={"validation": 0.5}, training=training, evaluation={"early_stopping_patience": 2})
+        arguments = training_arguments(recipe, tmp_path, True)
+        return arguments.metric_for_best_model, arguments.greater_is_better, arguments.load_best_model_at_end
+
+    assert chosen() == ("loss", False, True)
+    assert chosen(metric_for_best_model="perplexity") == ("perplexity", False, True)
+    assert chosen(load_best_model_at_end=False) == ("loss", False, False)
+
+
 @pytest.mark.parametrize(("count", "message"), [("world_size", "without a launcher"), ("n_gpu", "2 are visible")])
 def test_one_process_with_one_gpu(write_recipe, tmp_path, monkeypatch, count, message):
     from transformers import TrainingArguments
