@@ -17,8 +17,8 @@ import numpy as np
 
 from gptft.errors import UserError
 from gptft.evaluation.bootstrap import quantiles, resampled_scores
-from gptft.evaluation.scores import format_value
-from gptft.metrics import expand, load_metric, parse_metric
+from gptft.evaluation.scores import format_value, with_options
+from gptft.metrics import load_metric, parse_metric
 from gptft.runs.folder import RUNS, Run, find_run
 
 if TYPE_CHECKING:
@@ -70,10 +70,13 @@ def compare(
             f"{a} and {b} were evaluated on other rows, so that their scores cannot be paired. Evaluate both on the "
             f"same: gptft eval {b} --recipe RECIPE"
         )
+    if b is None and not content[0]["base"]:
+        raise UserError(f"{a} was evaluated without its base, or has none. If it has one: gptft eval {a}")
     said = _read(first, "" if b else "base_"), _read(second, "")
     if said[0][1] != said[1][1]:
         raise UserError(f"{a} and {b} answered other rows: evaluate both with the same `max_rows`.")
-    names = expand(metrics) or [name for name in content[0]["scores"] if name in content[1]["scores"]]
+    both = [name for name in content[0]["scores"] if name in content[1]["scores"]]
+    names = with_options(metrics, both) or both
     found = []
     for name in names:
         if (metric := _comparable(name, said[0][0], said[1][0])) is not None:

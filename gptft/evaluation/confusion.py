@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -59,15 +60,21 @@ def worst_confusions(labels: list[str], matrix: list[list[int]], count: int = 5)
     return sorted(pairs, key=lambda pair: (-pair[2], pair[0], pair[1]))[:count]
 
 
-def save_confusion_matrix(file: Path, labels: list[str], matrix: list[list[int]]) -> None:
-    """Draw the matrix as a PNG: rows are the right labels, columns those given, shades the share of a row."""
+def save_confusion_matrix(file: Path, labels: list[str], matrix: list[list[int]]) -> bool:
+    """Draw the matrix as a PNG: rows are the right labels, columns those given, shades the share of a row.
+
+    Returns:
+        Whether a font is installed for every label; characters without one are drawn as boxes.
+    """
     from matplotlib import font_manager, rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     installed = set(font_manager.get_font_names())
     size = max(4.0, 0.32 * len(labels) + 2.5)
-    with rc_context({"font.family": [font for font in FONTS if font in installed]}):
+    fonts = {"font.family": [font for font in FONTS if font in installed]}
+    with rc_context(fonts), warnings.catch_warnings(record=True) as caught:
+        warnings.filterwarnings("always", "Glyph .* missing from font")
         figure = Figure(figsize=(size, size), layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.subplots()
@@ -86,3 +93,4 @@ def save_confusion_matrix(file: Path, labels: list[str], matrix: list[list[int]]
         picture = io.BytesIO()
         figure.savefig(picture, format="png", dpi=110)
     write_bytes_atomically(file, picture.getvalue())
+    return not any("missing from font" in str(warning.message) for warning in caught)

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from gptft.errors import GptftError, UserError
-from gptft.evaluation.scores import Score, compute_scores, load_metrics, to_json
+from gptft.evaluation.scores import Score, compute_scores, load_metrics, to_json, with_options
 from gptft.files import write_json_atomically
 from gptft.metrics.catalogue import expand, parse_metric
 from gptft.recipe import Recipe, load_recipe
@@ -105,10 +105,7 @@ def evaluate(
 def _chosen_metrics(asked: Sequence[str], recipe: Recipe) -> list[str]:
     """The metrics to compute; one that is asked for by its name alone has the options that the recipe gives it."""
     in_recipe = expand(recipe.evaluation.metrics)
-    names: list[str] = []
-    for name in expand(asked) or in_recipe:
-        alike = [one for one in in_recipe if parse_metric(one).name == name]
-        names.append(alike[0] if len(alike) == 1 else name)
+    names = with_options(asked, in_recipe) or in_recipe
     kind = recipe.classification.problem_type if recipe.task == "classification" else ""
     reasons = [reason for name in names if (reason := unfit_metric(recipe.task, parse_metric(name), kind))]
     if reasons:
@@ -148,7 +145,7 @@ def _evaluate(
     console: Console,
 ) -> Evaluation:
     from gptft.data import load_splits
-    from gptft.evaluation.confusion import class_report, save_confusion_matrix
+    from gptft.evaluation.confusion import FONTS, class_report, save_confusion_matrix
     from gptft.evaluation.predictions import predict, save_predictions
     from gptft.models.loading import load_model
     from gptft.models.quiet import quiet_libraries
@@ -180,11 +177,14 @@ def _evaluate(
             return
         write_json_atomically(folder / "scores.json", _with_earlier(folder / "scores.json", evaluation.to_dict()))
         save_predictions(folder, loaded.tokenizer, prompts, predictions, base_predictions)
-        if report and "confusion_matrix" in report:
-            save_confusion_matrix(folder / "confusion_matrix.png", **report["confusion_matrix"])
 
     # Before the base is asked: what fails there must not cost what is known.
     write()
+    if folder and report and "confusion_matrix" in report:
+        picture = folder / "confusion_matrix.png"
+        if not save_confusion_matrix(picture, **report["confusion_matrix"]):
+            reason = f"no font for some labels is installed (such as {FONTS[1]}), so it has boxes in their place."
+            console.print(f"[yellow]Warning:[/yellow] {escape(str(picture))}: {reason}", soft_wrap=True)
     base = _base(run, recipe) if compare_base else None
     if not base or _place(base["used"]) == _place(name):
         return replace(evaluation, base=base and base["used"])

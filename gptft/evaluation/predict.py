@@ -9,12 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from gptft.data.cleaning import clean_text
 from gptft.data.columns import RowError
 from gptft.data.readers import Bad, read_file
 from gptft.data.templates import LABEL_SEPARATOR, render
 from gptft.errors import UserError
 from gptft.models.classes import NUMBER, SETTINGS
 from gptft.models.loading import LoadedModel
+from gptft.recipe.schema import CleaningSection
 from gptft.recipe.templates import template_fields
 from gptft.tasks import Classification, Completion, recorded_task
 
@@ -71,7 +73,8 @@ class Predictor:
         prompts = []
         for number, row in enumerate(rows, start=1):
             try:
-                prompts.append(render(self.template, row, self.columns))
+                # As the training rows were, so that the same text is the same tokens.
+                prompts.append(clean_text(render(self.template, row, self.columns), CleaningSection())[0])
             except RowError as error:
                 raise UserError(f"row {number}: {error}") from error
         if isinstance(self.task, Classification):

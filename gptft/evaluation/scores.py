@@ -12,7 +12,7 @@ import numpy as np
 
 from gptft.errors import GptftError, UserError
 from gptft.evaluation.bootstrap import interval, quantiles
-from gptft.metrics import load_metric, parse_metric
+from gptft.metrics import expand, load_metric, parse_metric
 
 if TYPE_CHECKING:
     import evaluate
@@ -53,6 +53,15 @@ def load_metrics(names: Sequence[str], trust_remote: bool = False) -> dict[str, 
         if not parse_metric(name).known:
             _input_formats(name, metric)
     return metrics
+
+
+def with_options(asked: Sequence[str], known: Sequence[str]) -> list[str]:
+    """Metrics by name; one that is asked for by its name alone has the options that it has in `known`."""
+    names: list[str] = []
+    for name in expand(asked):
+        alike = [one for one in known if parse_metric(one).name == name]
+        names.append(alike[0] if len(alike) == 1 else name)
+    return names
 
 
 def compute_scores(metrics: Mapping[str, evaluate.EvaluationModule], predictions: Predictions) -> list[Score]:
