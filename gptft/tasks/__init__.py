@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from gptft.models.classes import SETTINGS, Classes
+from gptft.errors import UserError
+from gptft.models.classes import SETTINGS, Classes, is_sequence_classifier
 from gptft.recipe.schema import Recipe
 from gptft.recipe.templates import closing_words, prompt_template
 from gptft.tasks.base import Preparation, Prompt, Task
@@ -17,12 +18,19 @@ TASKS: dict[str, type[Task]] = {task.name: task for task in (Dialogue, Pretraini
 
 
 def make_task(recipe: Recipe, config: Any) -> Task:
-    """The task of a recipe, recorded in the model's configuration, which holds the labels of a classification."""
+    """The task of a recipe, recorded in the model's configuration, which holds the labels of a classification.
+
+    Raises:
+        UserError: the model has labels where the task has none, or none where it has.
+    """
+    if recipe.task != "classification" and is_sequence_classifier(config):
+        raise UserError(f"The model has a head for labels and says nothing else: it cannot be used for {recipe.task}.")
     settings: dict[str, Any] = {"task": recipe.task}
     if recipe.task in ("classification", "completion"):
         settings |= {"prompt": prompt_template(recipe), "truncation_side": recipe.template.truncation_side}
     own = getattr(config, SETTINGS, {})
-    setattr(config, SETTINGS, settings | ({"classes": own["classes"]} if recipe.task == "classification" else {}))
+    labels = {"classes": own["classes"]} if recipe.task == "classification" and "classes" in own else {}
+    setattr(config, SETTINGS, settings | labels)
     return recorded_task(config)
 
 
