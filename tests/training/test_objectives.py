@@ -99,6 +99,29 @@ def test_steps_equal_a_plain_loop_however_they_are_split(fine_tuner, kind, batch
     assert trainer.state.num_input_tokens_seen == epochs * sum(row["length"] for row in rows)
 
 
+def test_a_model_whose_labels_the_trainer_would_shift_counts_them_all(fine_tuner):
+    from transformers import GPTBigCodeConfig, GPTBigCodeForCausalLM
+
+    set_seed(4)
+    dropout = dict.fromkeys(NO_DROPOUT, 0.0)
+    model = GPTBigCodeForCausalLM(GPTBigCodeConfig(vocab_size=257, n_embd=16, n_layer=1, n_head=2, **dropout))
+    rows = make_rows("words", 5)
+    with torch.no_grad():
+        logits = [model(torch.tensor([row["input_ids"]])).logits[0, -1, [5, 7, 9]] for row in rows]
+    expected = functional.cross_entropy(torch.stack(logits), torch.tensor([int(row["labels"][0]) for row in rows]))
+    trainer = fine_tuner(
+        model,
+        rows,
+        objective=ClassObjective(KINDS["words"], END, []),
+        max_steps=1,
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=5,
+    )
+    assert trainer._loss_shifts_labels  # of GPT-2's own class it does not
+    trainer.train()
+    assert trainer.state.log_history[0]["loss"] == pytest.approx(expected.item(), rel=1e-5)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_validation_loss_is_a_mean_over_labels_without_smoothing(fine_tuner, kind):
     classes, rows = KINDS[kind], make_rows(kind, 11)
