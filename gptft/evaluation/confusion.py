@@ -72,7 +72,7 @@ def save_confusion_matrix(file: Path, labels: list[str], matrix: list[list[int]]
 
     installed = set(font_manager.get_font_names())
     size = max(4.0, 0.32 * len(labels) + 2.5)
-    fonts = {"font.family": [font for font in FONTS if font in installed]}
+    fonts: Any = {"font.family": [font for font in FONTS if font in installed]}
     with rc_context(fonts), warnings.catch_warnings(record=True) as caught:
         warnings.filterwarnings("always", "Glyph .* missing from font")
         figure = Figure(figsize=(size, size), layout="constrained")
