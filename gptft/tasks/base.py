@@ -5,16 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from gptft.errors import UserError
+from gptft.models.logits import IGNORED
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 CODE_VERSION = 3
 """Part of the cache's key: raised whenever the same rows give other examples."""
+
+Example = tuple[list[int], list[int], bool, bool, str]
+"""Token ids, labels, whether its row was shortened, whether some of it was dropped (each said of a row's first example
+alone, so that rows are counted once), and the row's origin."""
 
 EXAMPLE_COLUMNS = ("input_ids", "labels", "length", "supervised", "shortened", "dropped", "origin")
 """What `Task.examples` gives of an example, whatever the task."""
@@ -135,6 +141,22 @@ class Task(ABC):
         preparation.check(split, max_length)
         useful = [index for index, count in enumerate(supervised) if count]
         return (encoded if len(useful) == len(encoded) else encoded.select(useful)), preparation
+
+
+def map_examples(
+    dataset: Dataset, encode: Callable[[dict[str, list[Any]]], Iterable[Example]], cache_key: str
+) -> Dataset:
+    """A data set of the examples that `encode` makes of a batch of rows, with `EXAMPLE_COLUMNS`."""
+
+    def columns(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        rows = [
+            (ids, labels, len(ids), sum(label != IGNORED for label in labels), *rest)
+            for ids, labels, *rest in encode(batch)
+        ]
+        return dict(zip(EXAMPLE_COLUMNS, map(list, zip(*rows, strict=True)), strict=True))
+
+    names = dataset.column_names
+    return dataset.map(columns, batched=True, remove_columns=names, new_fingerprint=cache_key, desc="Encoding")
 
 
 def cache_key(*parts: Any) -> str:

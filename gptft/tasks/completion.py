@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from gptft.models.logits import IGNORED
-from gptft.tasks.base import EXAMPLE_COLUMNS, Prompt, Task
+from gptft.tasks.base import Example, Prompt, Task, map_examples
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -66,27 +66,19 @@ class Completion(Task):
     def examples(self, dataset: Dataset, tokenizer: Any, max_length: int, cache_key: str) -> Dataset:
         """Prompt, completion, end of text. A prompt that is too long is cut, a completion that is too long dropped."""
 
-        def encode(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-            columns: dict[str, list[Any]] = {name: [] for name in EXAMPLE_COLUMNS}
+        def encode(batch: dict[str, list[Any]]) -> Iterator[Example]:
             encoded = self.encoder.encode(tokenizer, batch["text"])
             for (body, end), targets, origin in zip(encoded, batch["targets"], batch["origin"], strict=True):
                 answers = [[*target, tokenizer.eos_token_id] for target in plain_ids(tokenizer, targets)]
                 fitting = [answer for answer in answers if len(answer) < max_length]
                 prompts = [self.encoder.fit(body, end, max_length - len(answer)) for answer in fitting]
                 shortened = any(len(prompt) < len(body) + len(end) for prompt in prompts)
-                examples = list(zip(prompts, fitting, strict=True)) or [([], [])]
-                for index, (prompt, answer) in enumerate(examples):
-                    # A row of the data is counted once, at its first example.
-                    flags = (shortened, len(fitting) < len(answers)) if index == 0 else (False, False)
+                lost = len(fitting) < len(answers)
+                for index, (prompt, answer) in enumerate(zip(prompts, fitting, strict=True) if fitting else [([], [])]):
                     ids, labels = [*prompt, *answer], [IGNORED] * len(prompt) + answer
-                    row = (ids, labels, len(ids), len(answer), *flags, origin)
-                    for name, value in zip(EXAMPLE_COLUMNS, row, strict=True):
-                        columns[name].append(value)
-            return columns
+                    yield ids, labels, shortened and index == 0, lost and index == 0, origin
 
-        return dataset.map(
-            encode, batched=True, remove_columns=dataset.column_names, new_fingerprint=cache_key, desc="Encoding"
-        )
+        return map_examples(dataset, encode, cache_key)
 
     def prompts(self, dataset: Dataset, tokenizer: Any, max_length: int) -> list[Prompt]:
         """Each prompt once, with the completions of all rows that have it as references."""

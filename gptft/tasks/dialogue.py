@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from gptft.errors import UserError
 from gptft.models.logits import IGNORED
 from gptft.models.templates import Message, render_conversation, render_prompt
-from gptft.tasks.base import EXAMPLE_COLUMNS, Prompt, Task
+from gptft.tasks.base import Example, Prompt, Task, map_examples
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -23,25 +23,16 @@ class Dialogue(Task):
     def examples(self, dataset: Dataset, tokenizer: Any, max_length: int, cache_key: str) -> Dataset:
         """One example a conversation; a longer one gives several, each answer supervised in exactly one of them."""
 
-        def encode(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-            columns: dict[str, list[Any]] = {name: [] for name in EXAMPLE_COLUMNS}
+        def encode(batch: dict[str, list[Any]]) -> Iterator[Example]:
             for messages, origin in zip(batch["messages"], batch["origin"], strict=True):
                 try:
                     windows, shortened, lost = encode_conversation(tokenizer, messages, max_length)
                 except UserError as error:
                     raise UserError(f"{origin}: {error}") from error
                 for index, (ids, labels) in enumerate(windows or [([], [])]):
-                    supervised = sum(label != IGNORED for label in labels)
-                    # A row of the data is counted once, at its first example.
-                    flags = (shortened, lost > 0) if index == 0 else (False, False)
-                    row = (ids, labels, len(ids), supervised, *flags, origin)
-                    for name, value in zip(EXAMPLE_COLUMNS, row, strict=True):
-                        columns[name].append(value)
-            return columns
+                    yield ids, labels, shortened and index == 0, lost > 0 and index == 0, origin
 
-        return dataset.map(
-            encode, batched=True, remove_columns=dataset.column_names, new_fingerprint=cache_key, desc="Encoding"
-        )
+        return map_examples(dataset, encode, cache_key)
 
     def prompts(self, dataset: Dataset, tokenizer: Any, max_length: int) -> list[Prompt]:
         """Each turn of the assistant: the conversation before it as prompt, itself as the reference."""

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     from gptft.models.loading import LoadedModel
     from gptft.tasks import Task
-    from gptft.training.objectives import Objective
 
 
 def finetune(recipe: Recipe, *, resume: bool = False, runs: Path = RUNS, console: Console | None = None) -> Run:
@@ -233,6 +232,7 @@ def _train(recipe: Recipe, prepared: Prepared, run: Run, checkpoint: Path | None
     from gptft.runs.manifest import peak_memory_bytes
     from gptft.training.arguments import training_arguments
     from gptft.training.interruption import MarkResumable, StopWhenAsked
+    from gptft.training.objectives import objective_of
     from gptft.training.progress import ProgressDisplay, duration
     from gptft.training.trainer import FineTuner
 
@@ -248,7 +248,7 @@ def _train(recipe: Recipe, prepared: Prepared, run: Run, checkpoint: Path | None
         train_dataset=prepared.train,
         eval_dataset=prepared.validation,
         processing_class=prepared.loaded.tokenizer,
-        objective=_objective(recipe, prepared, arguments, console),
+        objective=objective_of(recipe, prepared, training_dtype(arguments), console),
         callbacks=callbacks,
     )
     for callback in (PrinterCallback, ProgressCallback):
@@ -288,34 +288,6 @@ def _train(recipe: Recipe, prepared: Prepared, run: Run, checkpoint: Path | None
     line = f"Trained on {facts['tokens_seen']:,} tokens in {duration(seconds)}. The model is in {run.model}."
     console.print(line, highlight=False, markup=False, soft_wrap=True)
     return "finished"
-
-
-def _objective(recipe: Recipe, prepared: Prepared, arguments: Any, console: Console) -> Objective:
-    """What the recipe's task minimises, and what is measured at each evaluation."""
-    from gptft.metrics.catalogue import expand, parse_metric
-    from gptft.models.classes import class_weights
-    from gptft.models.precision import training_dtype
-    from gptft.tasks import Classification
-    from gptft.training.answers import AnswerScores
-    from gptft.training.objectives import ClassObjective, LanguageObjective
-
-    tokenizer, task, evaluation = prepared.loaded.tokenizer, prepared.task, recipe.evaluation
-    needs = {name: parse_metric(name).known for name in expand(evaluation.metrics)}
-    if isinstance(task, Classification):
-        wanted = [
-            name for name, known in needs.items() if known and known.needs in ("labels", "confidences", "numbers")
-        ]
-        section = recipe.classification
-        weights = class_weights(section.class_weights, task.counts(prepared.train), task.classes.names)
-        return ClassObjective(task.classes, tokenizer.pad_token_id, wanted, weights, section.language_model_weight)
-    answers = None
-    if evaluation.during_training and prepared.validation_rows is not None:
-        wanted = [name for name, known in needs.items() if known and known.needs in ("answers", "labels")]
-        dtype = training_dtype(arguments)
-        count, generation = evaluation.during_training, evaluation.generation
-        rows = prepared.validation_rows
-        answers = AnswerScores(task, rows, tokenizer, generation, wanted, count, dtype, console)
-    return LanguageObjective(tokenizer.pad_token_id, answers)
 
 
 def _failure(error: BaseException, run: Run) -> GptftError:

@@ -5,17 +5,25 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
+from rich.console import Console
 from torch import Tensor
 from torch.nn import functional
 
+from gptft.metrics.catalogue import expand, parse_metric
 from gptft.metrics.predictions import Predictions, score_values
-from gptft.models.classes import NUMBER, SEVERAL, Classes
+from gptft.models.classes import NUMBER, SEVERAL, Classes, class_weights
 from gptft.models.logits import class_logits, supervised_loss_sum
+from gptft.tasks import Classification
+from gptft.training.answers import AnswerScores
 from gptft.training.batching import ClassCollator, Collator
 from gptft.training.losses import dataset_class_logits, dataset_losses
+
+if TYPE_CHECKING:
+    from gptft.recipe.schema import Recipe
+    from gptft.training.finetune import Prepared
 
 
 class Objective(Protocol):
@@ -115,3 +123,31 @@ def class_predictions(classes: Classes, logits: Tensor, references: list[list[st
         confidences=[sure for _, sure in chosen],
         correct=right,
     )
+
+
+def objective_of(recipe: Recipe, prepared: Prepared, dtype: torch.dtype, console: Console) -> Objective:
+    """What the recipe's task minimises, and what is measured at each evaluation; `dtype`: precision of generation."""
+    task, evaluation, pad = prepared.task, recipe.evaluation, prepared.loaded.tokenizer.pad_token_id
+
+    def measured(*needs: str) -> list[str]:
+        names = expand(evaluation.metrics)
+        return [name for name in names if (known := parse_metric(name).known) and known.needs in needs]
+
+    if isinstance(task, Classification):
+        section = recipe.classification
+        weights = class_weights(section.class_weights, task.counts(prepared.train), task.classes.names)
+        metrics = measured("labels", "confidences", "numbers")
+        return ClassObjective(task.classes, pad, metrics, weights, section.language_model_weight)
+    answers = None
+    if evaluation.during_training and prepared.validation_rows is not None:
+        answers = AnswerScores(
+            task,
+            prepared.validation_rows,
+            prepared.loaded.tokenizer,
+            evaluation.generation,
+            measured("answers", "labels"),
+            evaluation.during_training,
+            dtype,
+            console,
+        )
+    return LanguageObjective(pad, answers)
