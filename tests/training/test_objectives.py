@@ -103,8 +103,7 @@ def test_a_model_whose_labels_the_trainer_would_shift_counts_them_all(fine_tuner
     from transformers import GPTBigCodeConfig, GPTBigCodeForCausalLM
 
     set_seed(4)
-    dropout = dict.fromkeys(NO_DROPOUT, 0.0)
-    model = GPTBigCodeForCausalLM(GPTBigCodeConfig(vocab_size=257, n_embd=16, n_layer=1, n_head=2, **dropout))
+    model = GPTBigCodeForCausalLM(GPTBigCodeConfig(vocab_size=257, n_embd=16, n_layer=1, n_head=2, **NO_DROPOUT))
     rows = make_rows("words", 5)
     with torch.no_grad():
         logits = [model(torch.tensor([row["input_ids"]])).logits[0, -1, [5, 7, 9]] for row in rows]
