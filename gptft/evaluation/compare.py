@@ -153,17 +153,18 @@ def comparison_table(found: Sequence[Comparison], a: str, b: str) -> Table:
     from rich.text import Text
 
     words = {"better": "green", "worse": "red", "cannot tell": "dim"}
-    caption = "\n".join(f"{one.metric}: {one.test}" for one in found)
-    table = Table(caption=Text(caption), caption_justify="left")
-    for header in ("metric", "rows", a, b, "difference [95% interval]", "p", f"{b} is"):
+    caption = Text("\n".join(f"{one.metric}: {one.test}" for one in found))
+    title = Text(f"A: {a}\nB: {b}")
+    table = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
+    for header in ("metric", "A", "B", "B - A [95% interval]", "p", "B is"):
         table.add_column(Text(header), justify="left" if header == "metric" else "right")
     for one in found:
         difference = _signed(one.metric, one.b - one.a)
         if one.low is not None and one.high is not None:
             difference += f" [{_signed(one.metric, one.low)}, {_signed(one.metric, one.high)}]"
-        verdict = one.verdict if one.verdict != "cannot tell" else f"cannot tell with {one.rows:,} rows"
+        verdict = one.verdict if one.verdict != "cannot tell" else f"cannot tell ({one.rows:,} rows)"
         values = (format_value(one.metric, one.a), format_value(one.metric, one.b), difference, f"{one.p_value:.3g}")
-        cells = [Text(one.metric), Text(f"{one.rows:,}"), *map(Text, values), Text(verdict, words[one.verdict])]
+        cells = [Text(one.metric), *map(Text, values), Text(verdict, words[one.verdict])]
         table.add_row(*cells)
     return table
 

@@ -151,6 +151,6 @@ def test_the_table_has_the_verdict_in_words(evaluated, compared):
     console = Console(width=160, record=True, file=io.StringIO())
     console.print(comparison_table(found, "one", "t[w]o"))
     text = console.export_text()
-    for cell in ("t[w]o is", "0.167", "0.833", "+0.667 [+", "better", "cannot tell with 30 rows", "McNemar"):
+    for cell in ("B: t[w]o", "B is", "0.167", "0.833", "+0.667 [+", "better", "cannot tell (30 rows)", "McNemar"):
         assert cell in text
     assert json.loads(json.dumps(to_json(found)))[0]["verdict"] == "better"
