@@ -83,15 +83,17 @@ def labels(place: Path) -> str:
     return run
 
 
-def test_a_classification_is_trained_scored_and_asked(place, labels):
+def test_a_classification_is_trained_and_scored(place, labels):
     folder = place / labels / "eval" / "test"
     kept = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
     assert list(kept["scores"]) == ["accuracy", "f1", "mcc", "calibration_error"] == list(kept["base"])
     assert kept["scores"]["accuracy"]["rows"] == 12
     assert kept["report"]["confusion_matrix"]["labels"] == sorted(KINDS)
     assert (folder / "confusion_matrix.png").is_file()
-    # The same by predict: for the file, and for one of its texts.
-    said = [json.loads(line) for line in (folder / "predictions.jsonl").open(encoding="utf-8")]
+
+
+def test_predict_answers_a_file_as_an_evaluation_does(place, labels):
+    said = [json.loads(line) for line in (place / labels / "eval/test/predictions.jsonl").open(encoding="utf-8")]
     written = command(["predict", labels, "--file", "labels_test.csv", "--output", "out.csv"], place)
     assert done(written) == "" and "out.csv" in written.err
     rows = list(csv.DictReader((place / "out.csv").open(encoding="utf-8")))
