@@ -141,11 +141,12 @@ def measure(engine: str, model_folder: str, rows: int, dtype: str) -> dict[str, 
     # The first pass through a model is slower than all others.
     answer(prompts[:2], [2, 2], texts[:2])
     before = peak_memory(torch, reset=True)
-    start = time.perf_counter()
+    start, started = time.perf_counter(), time.process_time()
     generated = answer(prompts, stops, texts)
-    seconds = time.perf_counter() - start
+    seconds, processor_seconds = time.perf_counter() - start, time.process_time() - started
     return {
         "seconds": seconds,
+        "processor_seconds": processor_seconds,
         "tokens_per_second": sum(stops) / seconds,
         "peak_bytes": peak_memory(torch),
         "resident_before_bytes": before,
@@ -193,7 +194,7 @@ def main() -> None:
                 measured[engine].append(result | {"load_before": load})
                 print(
                     f"round {number + 1}  {engine:9} {result['tokens_per_second']:8.1f} tokens/s  "
-                    f"{result['seconds']:7.1f} s  peak {result['peak_bytes'] / 1e6:6.0f} MB  load before {load:.2f}",
+                    f"{result['seconds']:7.1f} s ({result['processor_seconds']:.1f} s of processor)  peak {result['peak_bytes'] / 1e6:6.0f} MB  load before {load:.2f}",
                     flush=True,
                 )
     report: dict[str, Any] = {
@@ -204,7 +205,7 @@ def main() -> None:
         "prompt_tokens": next(iter(measured.values()))[0]["prompt_tokens"],
         "date": date.today().isoformat(),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        "hardware": {"cpu": processor(), "threads": torch.get_num_threads(), "gpu": None},
+        "hardware": {"cpu": processor(), "threads": torch.get_num_threads(), "cores": os.cpu_count(), "gpu": None},
     }
     report["versions"]["transformers"] = transformers.__version__
     if torch.cuda.is_available():
@@ -214,6 +215,9 @@ def main() -> None:
         for rival in [engine for engine in measured if engine != "gptft"]:
             theirs = measured[rival]
             report[f"speed over {rival}"] = ratio(*([r["tokens_per_second"] for r in runs] for runs in (ours, theirs)))
+            report[f"processor time of {rival} over ours"] = ratio(
+                *([r["processor_seconds"] for r in runs] for runs in (theirs, ours))
+            )
             report[f"peak memory over {rival}"] = ratio(*([r["peak_bytes"] for r in runs] for runs in (ours, theirs)))
         if "generate" in measured:
             pairs = list(zip(ours[0]["answers"], measured["generate"][0]["answers"], strict=True))

@@ -1,0 +1,156 @@
+import random
+
+import pytest
+import torch
+from shop import dialogues, shop_assistant
+from tiny import END, make_model
+
+from gptft.models import decoding
+from gptft.models.decoding import decode, keeps_to_masks
+from gptft.tasks.dialogue import prompt_ids
+
+LIMIT = 16
+SHAPE = {"num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 4, "vocab_size": 257}
+ENDS = {"bos_token_id": END, "eos_token_id": END, "pad_token_id": END}
+
+
+def best(scores, rows, places):
+    return scores.argmax(dim=-1).tolist()
+
+
+def by_generate(model, ids):
+    row = torch.tensor([ids])
+    options = {"max_new_tokens": LIMIT, "do_sample": False, "eos_token_id": END, "pad_token_id": END}
+    return model.generate(input_ids=row, attention_mask=torch.ones_like(row), **options)[0, len(ids) :].tolist()
+
+
+def conversations(tokenizer):
+    """Prompts before each turn of the assistant; some are the same, some the beginning of others, some fork."""
+    rows = [row["messages"] for row in dialogues()]
+    turns = [(row, index) for row in rows for index, said in enumerate(row) if said["role"] == "assistant"]
+    prompts = [prompt_ids(tokenizer, row[:index], 100) for row, index in turns]
+    shuffled = random.Random(0).sample([*prompts, *prompts[:5]], len(prompts) + 5)
+    return shuffled
+
+
+@pytest.fixture
+def lanes(monkeypatch):
+    """The lanes that decoding makes."""
+    made = []
+
+    class Lane(decoding._Lane):
+        def __init__(self):
+            super().__init__()
+            made.append(self)
+
+    monkeypatch.setattr(decoding, "_Lane", Lane)
+    return made
+
+
+@pytest.mark.parametrize("places", [4, 24, 512])
+@pytest.mark.parametrize("lane_count", [1, 4])
+@pytest.mark.parametrize("bound", [1, 2**20])
+@pytest.mark.parametrize("shared", [1, 16])
+def test_answers_are_those_of_each_prompt_alone(tokenizer, monkeypatch, lanes, places, lane_count, bound, shared):
+    for name, value in (("STEP_TOKENS", places), ("LANES", lane_count), ("CACHE_BYTES", bound)):
+        monkeypatch.setattr(decoding, name, value)
+    monkeypatch.setattr(decoding, "SHARED_TOKENS", shared)
+    model, prompts, counts = shop_assistant(), conversations(tokenizer), []
+    with torch.inference_mode():
+        answers = decode(model, prompts, [LIMIT] * len(prompts), frozenset([END]), best, counts.append)
+    expected = {tuple(ids): by_generate(model, ids) for ids in prompts}
+    assert answers == [expected[tuple(ids)] for ids in prompts]
+    assert len({len(tokens) for tokens in answers}) > 2
+    assert sum(counts) == len(prompts)
+    assert all(lane.used == 1 and len(lane.free) == lane.high - 1 for lane in lanes), "columns are still held"
+
+
+def test_columns_are_used_again(tokenizer, monkeypatch, lanes):
+    monkeypatch.setattr(decoding, "STEP_TOKENS", 8)
+    monkeypatch.setattr(decoding, "LANES", 1)
+    model, prompts = shop_assistant(), conversations(tokenizer)
+    with torch.inference_mode():
+        decode(model, prompts, [LIMIT] * len(prompts), frozenset([END]), best)
+        enough = lanes[0].high
+        monkeypatch.setattr(decoding, "CACHE_BYTES", 40 * 2 * 2 * 32 * 4)
+        decode(model, prompts, [LIMIT] * len(prompts), frozenset([END]), best)
+    assert enough < sum(map(len, prompts)) / 4
+    assert 40 < lanes[1].high < enough
+
+
+def test_what_prompts_have_in_common_is_read_once(monkeypatch):
+    monkeypatch.setattr(decoding, "SHARED_TOKENS", 2)
+    read = []
+    step = decoding._Reader.__call__
+
+    def counted(self, what):
+        read.append(int(what.visible[:, :, 1:].any(axis=2).sum()))
+        return step(self, what)
+
+    monkeypatch.setattr(decoding._Reader, "__call__", counted)
+    prompts = [[1, 2, 3], [1, 2, 3, 4, 5], [1, 2, 3, 4, 5], [1, 2, 3, 9], [1, 2, 8, 8], [7], [1, 2, 3, 4, 6]]
+    with torch.inference_mode():
+        answers = decode(make_model(), prompts, [1] * len(prompts), frozenset(), best)
+    assert sum(read) == len({tuple(prompt[: end + 1]) for prompt in prompts for end in range(len(prompt))})
+    assert [len(tokens) for tokens in answers] == [1] * len(prompts)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_any_prompts_are_answered(seed, monkeypatch, lanes):
+    """Few different tokens, so that prompts fork everywhere."""
+    draw = random.Random(seed)
+    monkeypatch.setattr(decoding, "SHARED_TOKENS", draw.choice([1, 3]))
+    monkeypatch.setattr(decoding, "TREE_ROWS", draw.choice([2, 7, 100]))
+    monkeypatch.setattr(decoding, "STEP_TOKENS", draw.choice([3, 17]))
+    monkeypatch.setattr(decoding, "LANES", draw.choice([1, 3]))
+    model = make_model(initializer_range=0.3)
+    prompts = [[draw.choice([60, 61]) for _ in range(draw.randint(1, 9))] for _ in range(40)]
+    limits = [draw.randint(1, LIMIT) for _ in prompts]
+    with torch.inference_mode():
+        answers = decode(model, prompts, limits, frozenset([END]), best)
+    expected = {tuple(ids): by_generate(model, ids) for ids in prompts}
+    assert answers == [expected[tuple(ids)][:limit] for ids, limit in zip(prompts, limits, strict=True)]
+    assert all(lane.used == 1 for lane in lanes)
+
+
+def models():
+    import transformers as library
+
+    llama = {**SHAPE, **ENDS, "num_key_value_heads": 2, "intermediate_size": 64}
+    neo = {**ENDS, "num_layers": 2, "hidden_size": 32, "num_heads": 4, "vocab_size": 257, "window_size": 4}
+    bloom = {**ENDS, "n_layer": 2, "hidden_size": 32, "n_head": 4, "vocab_size": 257}
+    return {
+        "gpt2": (library.GPT2LMHeadModel, library.GPT2Config(**SHAPE, **ENDS), True),
+        "gpt2 eager": (library.GPT2LMHeadModel, library.GPT2Config(**SHAPE, **ENDS, attn_implementation="eager"), True),
+        "llama": (library.LlamaForCausalLM, library.LlamaConfig(**llama), True),
+        "mistral": (library.MistralForCausalLM, library.MistralConfig(**llama, sliding_window=None), True),
+        "sliding": (library.MistralForCausalLM, library.MistralConfig(**llama, sliding_window=5), False),
+        "neo": (
+            library.GPTNeoForCausalLM,
+            library.GPTNeoConfig(**neo, attention_types=[[["global", "local"], 1]]),
+            False,
+        ),
+        "neo global": (
+            library.GPTNeoForCausalLM,
+            library.GPTNeoConfig(**neo, attention_types=[[["global"], 2]]),
+            False,
+        ),
+        "bloom": (library.BloomForCausalLM, library.BloomConfig(**bloom), False),
+    }
+
+
+@pytest.mark.parametrize("name", ["gpt2", "gpt2 eager", "llama", "mistral", "sliding", "neo", "neo global", "bloom"])
+def test_other_models_answer_as_with_generate(tokenizer, name):
+    from gptft.models.generation import generate_tokens, generation_settings
+
+    make, config, fast = models()[name]
+    torch.manual_seed(0)
+    config.initializer_range = 0.3
+    model = make(config).eval()
+    assert keeps_to_masks(model) is fast
+    prompts = conversations(tokenizer)[:12]
+    settings = generation_settings(model, {"max_new_tokens": LIMIT, "do_sample": False})
+    generated, _ = generate_tokens(model, tokenizer, prompts, settings)
+    for tokens, ids in zip(generated, prompts, strict=True):
+        expected = by_generate(model, ids)
+        assert tokens[: len(expected)] == expected
