@@ -146,7 +146,7 @@ def test_runs_are_compared_and_shown_side_by_side(place, labels, monkeypatch, ow
     ]
     assert [found["a"], found["b"]] == [one["scores"]["accuracy"]["value"] for one in scores]
     shown = done(command(["compare", labels, other], place))
-    assert "McNemar" in shown and "paired bootstrap" in shown and f"{Path(other).name} is" in shown
+    assert "McNemar" in shown and "paired bootstrap" in shown and f"B: {Path(other).name}" in shown
 
 
 @pytest.mark.parametrize(
