@@ -194,7 +194,8 @@ def main() -> None:
                 measured[engine].append(result | {"load_before": load})
                 print(
                     f"round {number + 1}  {engine:9} {result['tokens_per_second']:8.1f} tokens/s  "
-                    f"{result['seconds']:7.1f} s ({result['processor_seconds']:.1f} s of processor)  peak {result['peak_bytes'] / 1e6:6.0f} MB  load before {load:.2f}",
+                    f"{result['seconds']:7.1f} s ({result['processor_seconds']:.1f} s of processor)  "
+                    f"peak {result['peak_bytes'] / 1e6:6.0f} MB  load before {load:.2f}",
                     flush=True,
                 )
     report: dict[str, Any] = {
