@@ -34,7 +34,7 @@ NOT_RUN = ("starter",)  # an hour and a half, and it is what the others start fr
 OUT_OF_MEMORY = ("OutOfMemory", "DefaultCPUAllocator", "MemoryError", "bad_alloc")
 
 
-def measure(file: Path, overrides: list[str], finished: Path | None) -> dict[str, Any]:
+def measure(file: Path, overrides: list[str], finished: Path | None, no_base: bool) -> dict[str, Any]:
     """Fine-tune and evaluate a recipe (or only evaluate a run of it), and give what it took and what came of it."""
     os.environ |= {"GPTFT_DATA": str(DATA), "HF_HUB_OFFLINE": "1"}
     settings = ["model.base=starter", *overrides]
@@ -47,7 +47,8 @@ def measure(file: Path, overrides: list[str], finished: Path | None) -> dict[str
         done = None if finished else run("finetune", str(file.absolute()), *settings)
         started = time.perf_counter()
         if done is None or done.returncode == 0:
-            done = run("eval", *([str(finished.absolute())] if finished else []))
+            target = [str(finished.absolute())] if finished else []
+            done = run("eval", *target, *(["--no-base"] if no_base else []))
         seconds = time.perf_counter() - started
         if done.returncode:
             # 137 and -9: killed, as Linux does when memory is full.
@@ -148,6 +149,7 @@ def main() -> None:
     parser.add_argument("recipes", nargs="*", type=Path)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="an override of each recipe")
     parser.add_argument("--run", type=Path, help="a finished run of the one recipe, to score in place of a new one")
+    parser.add_argument("--no-base", action="store_true", help="leave out the base's scores")
     parser.add_argument("--name", help="the name in the table of a recipe with overrides")
     parser.add_argument("--table", action="store_true", help="only write the page")
     arguments = parser.parse_args()
@@ -159,7 +161,7 @@ def main() -> None:
             continue
         name = f"{file.absolute().parent.name}/{arguments.name or file.stem}"
         print(f"==> {name}", flush=True)
-        found = measure(file, arguments.set, arguments.run)
+        found = measure(file, arguments.set, arguments.run, arguments.no_base)
         write_json_atomically(RESULTS, dict(sorted({**kept(), name: found}.items())))
     write_text_atomically(PAGE, page(kept()))
     print(f"The table is in {PAGE}.")
