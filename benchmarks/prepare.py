@@ -1,24 +1,20 @@
-"""Turn three of the data sets into rows: python benchmarks/prepare.py [--data $GPTFT_DATA]
-
-    e2e             facts as the LoRA paper writes them, `name : The Vaults | eatType : pub`: a name then has the tokens
-                    that it has in a text, where a space stands before it too
+"""Turn two of the data sets into rows: python benchmarks/prepare.py (reads and writes below $GPTFT_DATA or a copy).
 
     news            posts whose summary is not copied from the text
     movietweetings  what a user liked before, and the next film; films that fewer than FILM_RATINGS users of train liked
                     are left out everywhere (the usual k-core), the test's right answer is each user's last film
 
-Writes OUT/{e2e,news,movietweetings}/{train,dev,test}.jsonl, OUT being --output (default: benchmarks/prepared).
+Writes OUT/news/{train,dev,test}.jsonl and OUT/movietweetings/{train,dev,test}.jsonl, OUT being --output (default:
+benchmarks/prepared).
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import gzip
 import json
 import os
 import random
-import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -27,7 +23,6 @@ from gptft.files import write_jsonl_atomically
 
 HERE = Path(__file__).parent
 SPLITS = ("train", "dev", "test")
-FACT = re.compile(r"(\w[\w ]*)\[([^]]*)\]")
 FILM_RATINGS = 10
 PAIRS_PER_USER = 4
 HISTORY = 12
@@ -44,18 +39,6 @@ def news(data: Path, output: Path) -> None:
         kept = [{name: row[name] for name in ("title", "text", "summary")} for row in rows]
         write_jsonl_atomically(output / "news" / f"{split}.jsonl", kept)
         print(f"news/{split}: {len(kept):,} rows")
-
-
-def e2e(data: Path, output: Path) -> None:
-    files = {"train": "trainset.csv", "dev": "devset.csv", "test": "testset_w_refs.csv"}
-    for split, name in files.items():
-        with (data / "e2e" / name).open(encoding="utf-8-sig", newline="") as file:
-            rows = [
-                {"mr": " | ".join(f"{key} : {value}" for key, value in FACT.findall(row["mr"])), "ref": row["ref"]}
-                for row in csv.DictReader(file)
-            ]
-        write_jsonl_atomically(output / "e2e" / f"{split}.jsonl", rows)
-        print(f"e2e/{split}: {len(rows):,} rows, {len({row['mr'] for row in rows}):,} inputs")
 
 
 def movietweetings(data: Path, output: Path) -> None:
@@ -84,7 +67,6 @@ def main() -> None:
     )
     parser.add_argument("--output", type=Path, default=HERE / "prepared")
     arguments = parser.parse_args()
-    e2e(arguments.data, arguments.output)
     news(arguments.data, arguments.output)
     movietweetings(arguments.data, arguments.output)
 
