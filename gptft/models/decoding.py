@@ -30,7 +30,8 @@ STEP_TOKENS = 128
 LANES = 8
 """Fewer lanes mean more columns in each, and a token's attention passes over all of them."""
 CACHE_BYTES = 128 * 2**20
-"""Keys and values under way before prompts wait; answers that are longer than those before them may exceed it."""
+"""Keys and values under way before prompts wait, or half of what the weights take if that is more; answers that are
+longer than those before them may exceed it."""
 FIRST_COLUMNS = 1024
 """Room in each lane at first."""
 COLUMNS = 16
@@ -129,9 +130,9 @@ class _Lane:
     def __init__(self) -> None:
         self.answers: list[_Stream] = []
         self.prompts: deque[_Stream] = deque()
-        self.free: list[int] = []
         # Column 0 is where the places of a step go that have no token.
-        self.used = self.high = 1
+        self.used = {0}
+        self.free: list[int] = []
 
     def waiting(self) -> int:
         """Tokens that could be read."""
@@ -145,7 +146,7 @@ class _Lane:
         chosen = [(stream, 1) for stream in self.answers[:places]]
         places -= len(chosen)
         if self.answers:
-            places = min(places, int(columns - self.used - reserve * len(self.answers)))
+            places = min(places, int(columns - len(self.used) - reserve * len(self.answers)))
         for stream in self.prompts:
             if places <= 0:
                 break
@@ -153,18 +154,17 @@ class _Lane:
             chosen.append((stream, count))
             places -= count
         for stream, count in chosen:
-            self.used += count
             for _ in range(count):
-                if not self.free:
-                    heapq.heappush(self.free, self.high)
-                    self.high += 1
-                stream.columns.append(heapq.heappop(self.free))
+                # With none free all are used, from the first on.
+                column = heapq.heappop(self.free) if self.free else len(self.used)
+                self.used.add(column)
+                stream.columns.append(column)
         return chosen
 
     def leave(self, stream: _Stream | None) -> None:
         """Free the columns of a stream that nobody needs any more, and of those before it."""
         while stream and not stream.followers and not stream.tokens:
-            self.used -= len(stream.columns)
+            self.used.difference_update(stream.columns)
             for column in stream.columns:
                 heapq.heappush(self.free, column)
             stream.columns = []
@@ -236,7 +236,7 @@ class _Turn(NamedTuple):
 def _lay_out(lanes: Sequence[_Lane], taken: Sequence[Sequence[tuple[_Stream, int]]]) -> tuple[_Step, list[_Turn]]:
     """What the model reads when so many tokens of these streams are next, and whose turn its predictions are."""
     shape = len(lanes), max(sum(count for _, count in chosen) for chosen in taken)
-    high = -(-max(lane.high for lane in lanes) // COLUMNS) * COLUMNS
+    high = -(-max(max(lane.used) + 1 for lane in lanes) // COLUMNS) * COLUMNS
     ids, positions, columns = (np.zeros(shape, np.int64) for _ in range(3))
     step = _Step(ids, positions, columns, np.zeros((*shape, high), bool), np.zeros(shape, bool))
     turns: list[_Turn] = []
@@ -249,7 +249,8 @@ def _lay_out(lanes: Sequence[_Lane], taken: Sequence[Sequence[tuple[_Stream, int
             step.positions[index, span] = range(stream.position, stream.position + count)
             step.columns[index, span] = stream.columns[-count:]
             visible = step.visible[index, span]
-            visible[:, : len(stream.visible)] = stream.visible
+            known = stream.visible[:high]
+            visible[:, : len(known)] = known
             visible[:, stream.columns[-count:]] = np.tri(count, dtype=bool)
             for offset in range(count):
                 end = stream.position + offset + 1
@@ -309,10 +310,11 @@ class _Reader:
         )
         return outputs.logits
 
-    def column_bytes(self) -> int:
-        """Memory of one column in all lanes and layers, known once something is read."""
+    def most_columns(self) -> int:
+        """Columns of a lane for which there is memory, known once something is read."""
         states = [states for layer in self.layers for states in (layer.keys, layer.values) if states is not None]
-        return sum(states[:, :, 0].nbytes for states in states)
+        weights = sum(weight.nbytes for weight in self.model.parameters())
+        return max(CACHE_BYTES, weights // 2) // sum(states[:, :, 0].nbytes for states in states)
 
 
 def decode(
@@ -353,7 +355,8 @@ def decode(
             return answers
         step, turns = _lay_out(lanes, taken)
         logits = reader(step)
-        columns = CACHE_BYTES // reader.column_bytes()
+        if columns == sys.maxsize:
+            columns = reader.most_columns()
         if not turns:
             continue
         if len(turns) > len(logits):

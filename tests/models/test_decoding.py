@@ -58,29 +58,34 @@ def lanes(monkeypatch):
 @pytest.mark.parametrize("bound", [1, 2**20])
 @pytest.mark.parametrize("shared", [1, 16])
 def test_answers_are_those_of_each_prompt_alone(tokenizer, monkeypatch, lanes, places, lane_count, bound, shared):
-    for name, value in (("STEP_TOKENS", places), ("LANES", lane_count), ("CACHE_BYTES", bound)):
+    for name, value in (("STEP_TOKENS", places), ("LANES", lane_count), ("SHARED_TOKENS", shared)):
         monkeypatch.setattr(decoding, name, value)
-    monkeypatch.setattr(decoding, "SHARED_TOKENS", shared)
+    monkeypatch.setattr(decoding._Reader, "most_columns", lambda self: bound)
     model, prompts, counts = shop_assistant(), conversations(tokenizer), []
     with torch.inference_mode():
         answers = decode(model, prompts, [LIMIT] * len(prompts), frozenset([END]), best, counts.append)
     assert answers == [of_the_shop(tuple(ids)) for ids in prompts]
     assert len({len(tokens) for tokens in answers}) > 2
     assert sum(counts) == len(prompts)
-    assert all(lane.used == 1 and len(lane.free) == lane.high - 1 for lane in lanes), "columns are still held"
+    assert all(lane.used == {0} and sorted(lane.free) == list(range(1, 1 + len(lane.free))) for lane in lanes), (
+        "columns are still held"
+    )
 
 
-def test_columns_are_used_again(tokenizer, monkeypatch, lanes):
+@pytest.mark.parametrize("bound", [None, 30])
+def test_columns_are_used_again_and_bounded(tokenizer, monkeypatch, lanes, bound):
+    """An answer is about as long as those before it, so the bound is kept but for a few columns."""
     monkeypatch.setattr(decoding, "STEP_TOKENS", 8)
     monkeypatch.setattr(decoding, "LANES", 1)
-    model, prompts = shop_assistant(), conversations(tokenizer)
+    if bound:
+        monkeypatch.setattr(decoding._Reader, "most_columns", lambda self: bound)
+    prompts = conversations(tokenizer)
     with torch.inference_mode():
-        decode(model, prompts, [LIMIT] * len(prompts), frozenset([END]), best)
-        enough = lanes[0].high
-        monkeypatch.setattr(decoding, "CACHE_BYTES", 40 * 2 * 2 * 32 * 4)
-        decode(model, prompts, [LIMIT] * len(prompts), frozenset([END]), best)
-    assert enough < sum(map(len, prompts)) / 4
-    assert 40 < lanes[1].high < enough
+        decode(shop_assistant(), prompts, [LIMIT] * len(prompts), frozenset([END]), best)
+    made = len(lanes[0].free) + 1
+    assert made < sum(map(len, prompts)) / 4
+    if bound:
+        assert made < bound + LIMIT + max(map(len, prompts))
 
 
 def test_what_prompts_have_in_common_is_read_once(monkeypatch):
@@ -115,7 +120,7 @@ def test_any_prompts_are_answered(seed, monkeypatch, lanes):
         answers = decode(model, prompts, limits, frozenset([END]), best)
     expected = {tuple(ids): by_generate(model, ids) for ids in prompts}
     assert answers == [expected[tuple(ids)][:limit] for ids, limit in zip(prompts, limits, strict=True)]
-    assert all(lane.used == 1 for lane in lanes)
+    assert all(lane.used == {0} for lane in lanes)
 
 
 def models():
