@@ -33,11 +33,10 @@ def fill(template: str, values: dict[str, str]) -> str:
 
 def closing_words(template: str) -> str:
     """What a template says after its last column."""
-    literal = ""
+    words = ""
     for literal, name, _, _ in Formatter().parse(template):
-        if name is not None:
-            literal = ""
-    return literal
+        words = words + literal if name is None else ""  # an escaped brace ends a piece of the words
+    return words
 
 
 def prompt_template(recipe: Recipe) -> str:

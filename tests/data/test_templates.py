@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gptft.data.columns import RowError
@@ -29,6 +29,7 @@ def label(value: Any, **labels: Any) -> list[str]:
     return read({"text": "x", "label": value}, "{text}", **labels)[1]
 
 
+@example(parts=["{0"], row=dict.fromkeys(["title", "body text", "0", "标题", "a_b", "a-b"], ""))
 @given(st.lists(TEXT | st.tuples(NAMES), max_size=6), st.dictionaries(NAMES, TEXT, min_size=6))
 @settings(deadline=None)
 def test_a_prompt_is_its_words_with_columns_put_in_as_they_are(parts, row):
