@@ -1,20 +1,24 @@
-"""Turn two of the data sets into rows: python benchmarks/prepare.py (reads and writes below $GPTFT_DATA or a copy).
+"""Turn three of the data sets into rows: python benchmarks/prepare.py (reads and writes below $GPTFT_DATA or a copy).
 
     news            posts whose summary is not copied from the text
+    e2e             the restaurants of train under each other's names, and beside each other: every name is then met often
+                    and with every fact, so that a small model learns to copy names, not to guess them
     movietweetings  what a user liked before, and the next film; films that fewer than FILM_RATINGS users of train liked
                     are left out everywhere (the usual k-core), the test's right answer is each user's last film
 
-Writes OUT/news/{train,dev,test}.jsonl and OUT/movietweetings/{train,dev,test}.jsonl, OUT being --output (default:
+Writes OUT/e2e/train.jsonl, OUT/news/{train,dev,test}.jsonl and OUT/movietweetings/{train,dev,test}.jsonl, OUT being --output (default:
 benchmarks/prepared).
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import gzip
 import json
 import os
 import random
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -39,6 +43,22 @@ def news(data: Path, output: Path) -> None:
         kept = [{name: row[name] for name in ("title", "text", "summary")} for row in rows]
         write_jsonl_atomically(output / "news" / f"{split}.jsonl", kept)
         print(f"news/{split}: {len(kept):,} rows")
+
+
+def e2e(data: Path, output: Path) -> None:
+    with (data / "e2e" / "trainset.csv").open(encoding="utf-8-sig", newline="") as file:
+        rows = list(csv.DictReader(file))
+    draw = random.Random(0)
+    for attribute in ("name", "near"):
+        named = [re.search(rf"{attribute}\[(.*?)\]", row["mr"]) for row in rows]
+        names = sorted({found.group(1) for found in named if found})
+        for row, found in zip(rows, named, strict=True):
+            if found and found.group(1) in row["ref"]:
+                name = draw.choice(names)
+                row["mr"] = row["mr"].replace(found.group(), f"{attribute}[{name}]")
+                row["ref"] = row["ref"].replace(found.group(1), name)
+    write_jsonl_atomically(output / "e2e" / "train.jsonl", rows)
+    print(f"e2e/train: {len(rows):,} rows")
 
 
 def movietweetings(data: Path, output: Path) -> None:
@@ -67,6 +87,7 @@ def main() -> None:
     )
     parser.add_argument("--output", type=Path, default=HERE / "prepared")
     arguments = parser.parse_args()
+    e2e(arguments.data, arguments.output)
     news(arguments.data, arguments.output)
     movietweetings(arguments.data, arguments.output)
 
