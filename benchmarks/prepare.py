@@ -1,13 +1,13 @@
 """Turn three of the data sets into rows: python benchmarks/prepare.py (reads and writes below $GPTFT_DATA or a copy).
 
+    e2e             the restaurants of train under each other's names, and beside each other: every name is met often,
+                    with every fact, so that a small model learns to copy names, not to guess them
     news            posts whose summary is not copied from the text
-    e2e             the restaurants of train under each other's names, and beside each other: every name is then met often
-                    and with every fact, so that a small model learns to copy names, not to guess them
     movietweetings  what a user liked before, and the next film; films that fewer than FILM_RATINGS users of train liked
                     are left out everywhere (the usual k-core), the test's right answer is each user's last film
 
-Writes OUT/e2e/train.jsonl, OUT/news/{train,dev,test}.jsonl and OUT/movietweetings/{train,dev,test}.jsonl, OUT being --output (default:
-benchmarks/prepared).
+Writes train.jsonl (of news and movietweetings dev.jsonl and test.jsonl too) into OUT/NAME, OUT being --output
+(default: benchmarks/prepared).
 """
 
 from __future__ import annotations

@@ -168,6 +168,9 @@ def reference() -> str:
         "256, or half the model's positions if that is less, where the class would end an answer after 20 tokens.",
         table(evaluation["properties"]["generation"]),
         managed("evaluation.generation"),
+        "## hub",
+        sections["HubSection"]["description"] + " [How](hub.md).",
+        table(sections["HubSection"]),
     ]
     return "\n\n".join(part.strip() for part in parts) + "\n"
 

@@ -6,6 +6,7 @@
     run = gptft.finetune(recipe)
     print(gptft.evaluate(str(run.folder)).scores)
     model = gptft.load(str(run.folder)).model
+    gptft.push(run, "me/my-model", private=True)
 
 Names are imported when first used, so that `import gptft` costs nothing.
 """
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gptft.evaluation import evaluate
+    from gptft.hub.push import push
     from gptft.models.loading import load_model as load
     from gptft.recipe import Recipe, load_recipe
     from gptft.training.finetune import finetune
@@ -26,10 +28,11 @@ _HOMES = {
     "load_recipe": ("gptft.recipe", "load_recipe"),
     "finetune": ("gptft.training.finetune", "finetune"),
     "evaluate": ("gptft.evaluation", "evaluate"),
+    "push": ("gptft.hub.push", "push"),
     "load": ("gptft.models.loading", "load_model"),
 }
 
-__all__ = ["Recipe", "evaluate", "finetune", "load", "load_recipe"]
+__all__ = ["Recipe", "evaluate", "finetune", "load", "load_recipe", "push"]
 
 
 def __getattr__(name: str) -> Any:

@@ -16,6 +16,7 @@ from gptft.evaluation.scores import Score, compute_scores, load_metrics, to_json
 from gptft.files import write_json_atomically
 from gptft.metrics.catalogue import expand, parse_metric
 from gptft.recipe import Recipe, load_recipe
+from gptft.recipe.cards import recipe_of_card
 from gptft.recipe.checks import unfit_metric
 from gptft.runs.folder import RUNS, Run, find_run
 
@@ -70,8 +71,9 @@ def evaluate(
         target: a run, a model folder or a Hub id; the latest run when left out.
         metrics: names; the recipe's when left out.
         split: `test` or `validation`; when left out, the recipe's test split if it has one, else its validation.
-        recipe: where the rows come from; a run has its own. Of a run, all that is not data stays as its own recipe
-            has it, and what is written goes to eval/RECIPE-SPLIT in place of eval/SPLIT.
+        recipe: where the rows come from; a run has its own, and a model may have one in its card. Of a run, all that
+            is not data stays as its own recipe has it, and what is written goes to eval/RECIPE-SPLIT in place of
+            eval/SPLIT.
         compare_base: whether the model that training started from is scored too.
         max_rows: at most so many generated answers; the recipe's `evaluation.max_rows` when left out.
         trust_remote_metric: run the code of a metric from the Hub.
@@ -85,10 +87,9 @@ def evaluate(
     console = console or Console(stderr=True)
     run = find_run(target, runs)
     if run is None and recipe is None:
-        raise UserError(
-            f"{target} is not a run, so it brings no data to score on. Name a recipe: "
-            f"gptft eval {target} --recipe RECIPE"
-        )
+        from gptft.models.bases import resolve_base
+
+        recipe = recipe_of_card(resolve_base(str(target)).folder, str(target))
     prefix = f"{recipe.name}-" if recipe else ""
     if run:
         own = load_recipe(run.recipe_file)

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from gptft.errors import UserError
+from gptft.files import write_json_atomically
 from gptft.models.bases import loading_errors
 from gptft.recipe.schema import AdapterSection
+
+
+def name_base(folder: Path, hub_id: str, revision: str | None) -> None:
+    """Write into a saved adapter what its base is called on the Hub, in place of the folder of this machine's cache.
+
+    Not before it is saved: PEFT would then ask the Hub for the base's configuration at each checkpoint.
+    """
+    file = folder / "adapter_config.json"
+    settings = json.loads(file.read_text(encoding="utf-8"))
+    write_json_atomically(file, {**settings, "base_model_name_or_path": hub_id, "revision": revision})
 
 
 def add_adapter(model: Any, section: AdapterSection) -> Any:

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gptft.errors import GptftError, UserError
-from gptft.network import hub_problem
+from gptft.network import hub_errors, hub_problem
 
 STARTER = Path(__file__).parent.parent / "starter"
+FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.py", "README.md"]
+"""What is downloaded of a model: no pickle, nothing for other frameworks."""
 _MISTAKES = {
     None,
     errno.ENOENT,
@@ -28,45 +30,84 @@ _MISTAKES = {
 
 @dataclass(frozen=True)
 class Base:
-    """Where to load a model from, and why."""
+    """Where a model was found, and why there."""
 
     requested: str
     """What was asked for."""
-    location: str
-    """A folder, or a Hub id."""
+    folder: Path
+    """Where its files are, on this disk."""
+    hub_id: str | None = None
+    """Its name on the Hub, where it comes from there."""
     revision: str | None = None
-    """Branch, tag or commit of a Hub id."""
-    offline: bool = False
-    """Whether all needed files are in the cache, so that no network is asked."""
+    """The commit on the Hub."""
     fallback_reason: str | None = None
     """Why the starter is used in place of what was asked for."""
 
+    @property
+    def name(self) -> str:
+        """What to call it: its name on the Hub, `starter`, or its folder."""
+        starter = self.requested == "starter" or self.fallback_reason
+        return self.hub_id or ("starter" if starter else str(self.folder))
+
+
+def split_revision(name: str) -> tuple[str, str | None]:
+    """Part a Hub id from the branch, tag or commit behind its @: `me/model@v1`. A folder's name stays whole."""
+    hub_id, at, revision = name.partition("@")
+    return (hub_id, revision or None) if at and not Path(name).expanduser().exists() else (name, None)
+
 
 def resolve_base(name: str, revision: str | None = None, fallback: str | None = None) -> Base:
-    """Find a model by name: `starter`, a run folder, a model folder, or a Hub id (cached, or on the Hub).
+    """Find a model by name: `starter`, a run folder, a model folder, or a Hub id (`@` and a revision may follow).
+
+    What is in the cache is taken from there, and no network asked; else it is downloaded: the safetensors and the
+    text files, nothing else.
 
     Raises:
         UserError: the folder holds no model, or the Hub has no such repository.
-        GptftError: the Hub cannot be reached within five seconds, and no fallback is allowed.
+        GptftError: the Hub cannot be reached within five seconds, and no fallback is allowed; a download broke off.
     """
     if name == "starter":
-        return Base(name, str(STARTER))
+        return Base(name, STARTER)
     folder = Path(name).expanduser()
     if folder.is_dir():
-        return Base(name, str(_model_folder(folder)))
-    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        return Base(name, _model_folder(folder))
+    hub_id, own_revision = split_revision(name)
+    revision = revision or own_revision
+    if hub_id.startswith((".", "/", "~")) or hub_id.count("/") > 1:
         raise UserError(f"{name}: there is no such folder. Expected a model folder, a run, `starter` or a Hub id.")
-    if _is_cached(name, revision):
-        return Base(name, name, revision, offline=True)
-    reason = _hub_problem(name, revision)
-    if reason is None:
-        return Base(name, name, revision)
-    if fallback != "starter":
-        raise GptftError(
-            f"{name} is not in the cache and the Hugging Face Hub cannot be reached ({reason}). Connect, or download "
-            f"it once with `hf download {name}`, or start from the embedded model with `model.base=starter`."
+    snapshot = _cached(hub_id, revision)
+    if snapshot is None:
+        with hub_errors(hub_id, revision=revision):
+            reason = hub_problem(hub_id, "model", revision)
+        if reason and fallback == "starter":
+            return Base(name, STARTER, fallback_reason=reason)
+        if reason:
+            raise GptftError(
+                f"{name} is not in the cache and the Hugging Face Hub cannot be reached ({reason}). Connect, or "
+                f"download it once with `hf download {hub_id}`, or start from the embedded model with "
+                "`model.base=starter`."
+            )
+        snapshot = download_model(hub_id, revision)
+    return Base(name, _model_folder(snapshot), hub_id, snapshot.name)
+
+
+def download_model(hub_id: str, revision: str | None = None, to: Path | None = None) -> Path:
+    """Download what gptft reads of a model repository; what is there already is not fetched again.
+
+    Args:
+        hub_id: its name on the Hub.
+        revision: branch, tag or commit.
+        to: a folder to put it in (default: the Hub's cache).
+
+    Returns:
+        The folder.
+    """
+    from huggingface_hub import snapshot_download
+
+    with hub_errors(hub_id, revision=revision):
+        return Path(
+            snapshot_download(hub_id, revision=revision, allow_patterns=FILES, ignore_patterns=["*/*"], local_dir=to)
         )
-    return Base(name, str(STARTER), fallback_reason=reason)
 
 
 def _model_folder(folder: Path) -> Path:
@@ -86,24 +127,28 @@ def _refuse_pickle(folder: Path) -> None:
         raise UserError(f"{folder} has {found}. gptft loads safetensors: save the model with `save_pretrained`.")
 
 
-def _is_cached(name: str, revision: str | None) -> bool:
-    """Whether a model and its tokenizer are in the cache as a whole: a part of them would fail without the network."""
+def _cached(hub_id: str, revision: str | None) -> Path | None:
+    """The cached snapshot that holds a model and its tokenizer as a whole: a part would fail without the network."""
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
-    def cached(*files: str) -> bool:
-        return all(isinstance(try_to_load_from_cache(name, file, revision=revision), str) for file in files)
+    def found(*files: str) -> list[Path] | None:
+        paths = [try_to_load_from_cache(hub_id, file, revision=revision) for file in files]
+        return [Path(str(path)) for path in paths] if all(isinstance(path, str) for path in paths) else None
 
     try:
-        tokenizers = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("tokenizer.model",))
-        if not cached("config.json") or not any(cached(*files) for files in tokenizers):
-            return False
-        index = try_to_load_from_cache(name, "model.safetensors.index.json", revision=revision)
-        return cached("model.safetensors") or (isinstance(index, str) and cached(*_shards(Path(index))))
+        tokenizer = found("tokenizer.json") or found("vocab.json", "merges.txt") or found("tokenizer.model")
+        index = found("model.safetensors.index.json")
+        weights = (
+            found("adapter_config.json", "adapter_model.safetensors")
+            or found("config.json", "model.safetensors")
+            or (index and found("config.json", *_shards(index[0])))
+        )
     except HFValidationError as error:
         raise UserError(
-            f"{name} is neither a folder nor a Hub id such as openai-community/gpt2 (nor `starter`)."
+            f"{hub_id} is neither a folder nor a Hub id such as openai-community/gpt2 (nor `starter`)."
         ) from error
+    return weights[0].parent if tokenizer and weights else None
 
 
 def _shards(index: Path) -> set[str]:
@@ -111,24 +156,6 @@ def _shards(index: Path) -> set[str]:
         return set(json.loads(index.read_text("utf-8"))["weight_map"].values())
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{index} is damaged: delete it, and it is downloaded again.") from error
-
-
-def _hub_problem(name: str, revision: str | None) -> str | None:
-    """None when the Hub has `name`, else why it could not be asked."""
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
-
-    try:
-        return hub_problem(name, "model", revision)
-    except GatedRepoError as error:
-        raise UserError(
-            f"{name} is gated: accept its terms on its Hub page, then log in with `hf auth login`."
-        ) from error
-    except RevisionNotFoundError as error:
-        raise UserError(f"{name} has no revision {revision!r} on the Hub.") from error
-    except RepositoryNotFoundError as error:
-        raise UserError(
-            f"{name}: the Hub has no such model, or it is private. Check the spelling, or log in with `hf auth login`."
-        ) from error
 
 
 @contextmanager

@@ -40,7 +40,7 @@ def model_positions(config: Any) -> int:
     return int(getattr(config, "max_position_embeddings", None) or 1024)
 
 
-def load_tokenizer(location: str, base: Base | None = None, trust_remote_code: bool = False) -> Any:
+def load_tokenizer(location: str, trust_remote_code: bool = False) -> Any:
     """Load a tokenizer from a folder or Hub id, with a pad token and a chat template.
 
     A tokenizer without a pad token pads with its end-of-text token, which is safe here: labels are made before
@@ -51,11 +51,8 @@ def load_tokenizer(location: str, base: Base | None = None, trust_remote_code: b
     """
     from transformers import AutoTokenizer
 
-    options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
-    if base and base.location == location:
-        options |= {"revision": base.revision, "local_files_only": base.offline}
     with loading_errors(f"The tokenizer of {location}"):
-        tokenizer = AutoTokenizer.from_pretrained(location, **options)
+        tokenizer = AutoTokenizer.from_pretrained(location, trust_remote_code=trust_remote_code)
     if tokenizer.eos_token_id is None:
         raise UserError(f"The tokenizer of {location} has no end-of-text token (eos_token), so no answer could end.")
     if tokenizer.pad_token_id is None:
@@ -95,14 +92,14 @@ def load_model(
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
     base = resolve_base(name, revision, fallback)
-    options = {"revision": base.revision, "local_files_only": base.offline, "trust_remote_code": trust_remote_code}
-    loaded = load_tokenizer(tokenizer or base.location, base, trust_remote_code)
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    loaded = load_tokenizer(tokenizer or str(base.folder), trust_remote_code)
     labels = classes(loaded) if classes else None
     with loading_errors(base.requested):
-        if (Path(base.location) / "adapter_config.json").is_file():
-            model = _merged_adapter(base.location, config, trust_remote_code)
+        if (base.folder / "adapter_config.json").is_file():
+            model = _merged_adapter(base.folder, config, trust_remote_code)
         else:
-            settings = AutoConfig.from_pretrained(base.location, **options)
+            settings = AutoConfig.from_pretrained(base.folder, **options)
             _configure(settings, config or {}, base.requested)
             sequence = is_sequence_classifier(settings) if labels is None else not labels.token_ids
             if labels:
@@ -111,7 +108,7 @@ def load_model(
             # Only the head can differ in size, where the base is a classifier of other labels.
             options |= {"ignore_mismatched_sizes": sequence and labels is not None}
             model = kind.from_pretrained(
-                base.location, config=settings, dtype=torch.float32, use_safetensors=True, **options
+                base.folder, config=settings, dtype=torch.float32, use_safetensors=True, **options
             )
     _align(model, loaded)
     return LoadedModel(model.eval(), loaded, base)
@@ -181,15 +178,15 @@ def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def _merged_adapter(folder: str, config: dict[str, Any] | None, trust_remote_code: bool) -> Any:
+def _merged_adapter(folder: Path, config: dict[str, Any] | None, trust_remote_code: bool) -> Any:
     from peft import PeftConfig, PeftModel
     from transformers import AutoConfig
 
-    adapter = PeftConfig.from_pretrained(folder)
+    adapter = PeftConfig.from_pretrained(str(folder))
     if adapter.is_prompt_learning or not adapter.base_model_name_or_path:
         raise UserError(f"{folder} holds an adapter ({adapter.peft_type}) that cannot be merged into a base.")
     # Of its own configuration, gptft saves beside an adapter what a recipe made of the base: task, templates, labels.
-    recorded = (Path(folder) / "config.json").is_file()
+    recorded = (folder / "config.json").is_file()
     own = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code) if recorded else None
     settings = getattr(own, SETTINGS, {})
     base = load_model(
@@ -199,7 +196,7 @@ def _merged_adapter(folder: str, config: dict[str, Any] | None, trust_remote_cod
         trust_remote_code=trust_remote_code,
         classes=(lambda _: Classes.read_from(own)) if "classes" in settings else None,
     )
-    adapted: Any = PeftModel.from_pretrained(base.model, folder)
+    adapted: Any = PeftModel.from_pretrained(base.model, str(folder))
     merged = adapted.merge_and_unload().requires_grad_(True)
     if settings:
         setattr(merged.config, SETTINGS, settings)

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from gptft.recipe.class_source import FieldSpec, annotated_fields, package_folder, popped_fields
 
-_NO_PUBLISHING = "a training publishes nothing; publish the run's model folder when you have seen its scores"
+_NO_PUBLISHING = "say under `hub:` where the result is published, and whether the training does it (`hub.strategy`)"
 _PRECISION = "set `model.dtype` instead"
 _FROM_TOKENIZER = "it follows from the tokenizer"
 

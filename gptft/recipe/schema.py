@@ -222,6 +222,24 @@ class EvaluationSection(Section):
     """How much better it must get to count."""
 
 
+class HubSection(Section):
+    """Where the result is published on the Hugging Face Hub: by `gptft push`, or by the training itself."""
+
+    repo_id: str = Field(pattern=r"^[\w.-]+(/[\w.-]+)?$")
+    """The repository, as in `me/my-model`; it is made if it is not there."""
+    private: bool = False
+    """Whether only you see it, where it is made anew."""
+    revision: str | None = None
+    """The branch to push to (default: `main`); it is made if it is not there."""
+    license: str | None = None
+    """The licence of the result, by the Hub's name for it: `mit`, `cc-by-sa-4.0`, `other` (default: the base's)."""
+    language: list[str] | str | None = None
+    """Its language, or a list of them, by their ISO codes: `en` (default: the base's)."""
+    strategy: Literal["end", "every_save"] | None = None
+    """`end`: the training pushes its result. `every_save`: what each checkpoint holds of the model, too, while the
+    training goes on. Left out, nothing is published before `gptft push`."""
+
+
 class Recipe(Section):
     """One fine-tuning, from base and data to scores."""
 
@@ -246,6 +264,8 @@ class Recipe(Section):
     """Fields of transformers.TrainingArguments: same names, same meaning, same defaults unless said otherwise."""
     evaluation: EvaluationSection = Field(default_factory=EvaluationSection)
     """How the result is scored."""
+    hub: HubSection | None = None
+    """Where the result is published on the Hugging Face Hub."""
 
     _source: Path | None = PrivateAttr(default=None)
 

@@ -11,6 +11,10 @@ from typing import Any
 
 PACKAGES = ("gptft", "torch", "transformers", "datasets", "accelerate", "peft", "evaluate", "tokenizers", "sacrebleu")
 
+WATTS_PER_CORE = 10
+WATTS_PER_GPU = 400
+"""Of a server at work; where nothing is measured, an assumption that is said beside the estimate."""
+
 
 def versions() -> dict[str, str]:
     """The versions of Python and of the packages that decide about results."""
@@ -40,3 +44,12 @@ def peak_memory_bytes() -> dict[str, int]:
     if torch.cuda.is_available():
         peaks["gpu"] = torch.cuda.max_memory_allocated()
     return peaks
+
+
+def energy_estimate(manifest: dict[str, Any]) -> str:
+    """What a training took in electricity, from its time and the power that its hardware is assumed to draw."""
+    hardware = manifest.get("hardware", {})
+    gpus, threads = len(hardware.get("gpus", [])), hardware.get("torch_threads", 1)
+    watts = gpus * WATTS_PER_GPU if gpus else threads * WATTS_PER_CORE
+    assumed = f"{WATTS_PER_GPU} W a GPU" if gpus else f"{WATTS_PER_CORE} W a core"
+    return f"{watts * manifest.get('training_seconds', 0) / 3600:,.2g} Wh, at an assumed {assumed}"

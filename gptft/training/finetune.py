@@ -62,9 +62,14 @@ def finetune(recipe: Recipe, *, resume: bool = False, runs: Path = RUNS, console
         run = new_run(recipe.name, runs)
         write_text_atomically(run.recipe_file, dump_recipe(recipe))
     base = run.manifest.get("base", _base_facts(prepared.loaded))
+    publishes = recipe.hub if recipe.hub and recipe.hub.strategy else None
     started_at = datetime.now(timezone.utc).isoformat()
     run.update_manifest(**prepared.facts, base=base, state="running", started=started_at)
     try:
+        if publishes:
+            from gptft.hub.training import check_ready
+
+            check_ready(run, publishes)
         state = _train(recipe, prepared, run, checkpoint, console)
     except BaseException as error:
         # Half a checkpoint is removed first: on a full disk that is the room for the manifest.
@@ -75,6 +80,11 @@ def finetune(recipe: Recipe, *, resume: bool = False, runs: Path = RUNS, console
             raise
         raise failure from error
     run.update_manifest(seconds=round(time.perf_counter() - started, 1), state=state)
+    if publishes and state == "finished":
+        from gptft.hub.push import push
+
+        target = {"private": publishes.private, "revision": publishes.revision}
+        console.print(f"Pushed to {push(run, publishes.repo_id, **target, console=console).url}", highlight=False)
     return run
 
 
@@ -168,20 +178,18 @@ def _announce(recipe: Recipe, loaded: Any, console: Console) -> None:
         )
     total = sum(parameter.numel() for parameter in loaded.model.parameters())
     trained = sum(parameter.numel() for parameter in loaded.model.parameters() if parameter.requires_grad)
-    name = base.location if base and base.requested != "starter" and not base.fallback_reason else "starter"
     share = f", {trained:,} of them trained ({recipe.adapter.type})" if recipe.adapter else ""
-    line = f"model: {name if base else 'from scratch'}, {total:,} parameters{share}"
+    line = f"model: {base.name if base else 'from scratch'}, {total:,} parameters{share}"
     console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _base_facts(loaded: Any) -> dict[str, Any]:
     if loaded.base is None:
         return {"requested": None, "used": None}
-    starter = loaded.base.requested == "starter" or loaded.base.fallback_reason
     return {
         "requested": loaded.base.requested,
-        "used": "starter" if starter else loaded.base.location,
-        "revision": getattr(loaded.model.config, "_commit_hash", None) or loaded.base.revision,
+        "used": loaded.base.name,
+        "revision": loaded.base.revision,
         "fallback_reason": loaded.base.fallback_reason,
     }
 
@@ -227,6 +235,7 @@ def _as_resolved(recipe: Recipe) -> dict[str, Any]:
 def _train(recipe: Recipe, prepared: Prepared, run: Run, checkpoint: Path | None, console: Console) -> str:
     from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback
 
+    from gptft.models.adapters import name_base
     from gptft.models.loading import save_model
     from gptft.models.precision import training_dtype
     from gptft.runs.manifest import peak_memory_bytes
@@ -242,6 +251,10 @@ def _train(recipe: Recipe, prepared: Prepared, run: Run, checkpoint: Path | None
     if recipe.evaluation.early_stopping_patience:
         patience, threshold = recipe.evaluation.early_stopping_patience, recipe.evaluation.early_stopping_threshold
         callbacks.append(EarlyStoppingCallback(patience, threshold))
+    if recipe.hub and recipe.hub.strategy == "every_save":
+        from gptft.hub.training import PushEachSave
+
+        callbacks.append(PushEachSave(run, recipe.hub, console))
     trainer = FineTuner(
         model=prepared.loaded.model,
         args=arguments,
@@ -279,8 +292,11 @@ def _train(recipe: Recipe, prepared: Prepared, run: Run, checkpoint: Path | None
         return "stopped"
     model: Any = trainer.model
     if recipe.adapter:
+        base = prepared.loaded.base
         with folder_written_atomically(run.adapter) as folder:
             save_model(model, prepared.loaded.tokenizer, folder)
+            if base and base.hub_id:
+                name_base(folder, base.hub_id, base.revision)
         model = model.merge_and_unload()
     with folder_written_atomically(run.model) as folder:
         save_model(model, prepared.loaded.tokenizer, folder)

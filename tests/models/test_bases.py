@@ -41,11 +41,11 @@ def never() -> None:
 
 
 def test_a_folder_and_a_run(base_folder, tmp_path):
-    assert resolve_base(str(base_folder)).location == str(base_folder)
+    assert resolve_base(str(base_folder)).folder == base_folder
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "model").symlink_to(base_folder, target_is_directory=True)
-    assert resolve_base(str(tmp_path / "run")).location == str(tmp_path / "run" / "model")
-    assert resolve_base("starter").location == str(bases.STARTER)
+    assert resolve_base(str(tmp_path / "run")).folder == tmp_path / "run" / "model"
+    assert (resolve_base("starter").folder, resolve_base("starter").name) == (bases.STARTER, "starter")
 
 
 @pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at/all", "a/b/c", "~/nowhere/at/all"])
@@ -75,10 +75,26 @@ def test_pickled_weights_are_refused(tmp_path):
         resolve_base(str(tmp_path))
 
 
-def test_the_hub_has_it(hub):
+@pytest.mark.parametrize(("name", "revision"), [("someone/model@v1", None), ("someone/model", "v1")])
+def test_the_hub_has_it(hub, base_folder, monkeypatch, name, revision):
     hub(lambda: None)
-    base = resolve_base("someone/model", "v1", fallback="starter")
-    assert (base.location, base.revision, base.offline, base.fallback_reason) == ("someone/model", "v1", False, None)
+    asked = []
+
+    def download(hub_id, **options):
+        asked.append((hub_id, options["revision"]))
+        return str(base_folder)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    base = resolve_base(name, revision, fallback="starter")
+    assert asked == [("someone/model", "v1")]
+    assert (base.folder, base.name, base.revision) == (base_folder, "someone/model", base_folder.name)
+    assert base.fallback_reason is None
+
+
+def test_a_folder_may_have_an_at_in_its_name(base_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine@home").symlink_to(base_folder, target_is_directory=True)
+    assert resolve_base("mine@home").hub_id is None
 
 
 def test_a_hub_that_never_answers_costs_its_seconds_once(hub):
@@ -90,7 +106,7 @@ def test_a_hub_that_never_answers_costs_its_seconds_once(hub):
     base = resolve_base("someone/model", fallback="starter")
     # Both waits together end before the Hub's one answer would have come.
     assert time.perf_counter() - started < 2.5
-    assert base.location == str(bases.STARTER)
+    assert (base.folder, base.name) == (bases.STARTER, "starter")
     assert base.requested == "someone/model"
     assert "no answer" in (base.fallback_reason or "")
 
@@ -110,7 +126,7 @@ def test_offline_by_choice_asks_nobody(hub, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(GptftError, match="HF_HUB_OFFLINE is set"):
         resolve_base("someone/model")
-    assert resolve_base("someone/model", fallback="starter").location == str(bases.STARTER)
+    assert resolve_base("someone/model", fallback="starter").folder == bases.STARTER
 
 
 @pytest.mark.parametrize(
@@ -146,7 +162,7 @@ def cache(hub, tmp_path):
 
 def asked() -> bool:
     try:
-        return not resolve_base("someone/model").offline
+        return resolve_base("someone/model").revision != "a" * 40
     except BaseException as outcome:
         assert "the Hub was asked" in str(outcome)
         return True
@@ -182,7 +198,7 @@ def test_only_the_weights_that_are_loaded_count(tmp_path, config, weights):
     with pytest.raises(UserError, match=r"only training_args\.bin, which can run code"):
         resolve_base(str(tmp_path))
     (tmp_path / weights).write_bytes(b"")
-    assert resolve_base(str(tmp_path)).location == str(tmp_path)
+    assert resolve_base(str(tmp_path)).folder == tmp_path
 
 
 def wrapped(cause: Exception) -> OSError:

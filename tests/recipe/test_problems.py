@@ -61,7 +61,7 @@ evaluation:
         ("training: {output_dir: x}", "training.output_dir", "each run has a folder of its own"),
         ("output_dir: x", "output_dir", "cannot be set in a recipe"),
         ("training: {bf16: true}", "training.bf16", "`model.dtype`"),
-        ("training: {push_to_hub: true}", "training.push_to_hub", "publishes nothing"),
+        ("training: {push_to_hub: true}", "training.push_to_hub", "say under `hub:` where"),
         ("evaluation: {generation: {eos_token_id: 1}}", "evaluation.generation.eos_token_id", "tokenizer"),
         ("adapter: {type: lora, task_type: CAUSAL_LM}", "adapter.task_type", "cannot be set"),
         # values

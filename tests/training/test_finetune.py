@@ -183,7 +183,7 @@ def test_a_run_begun_on_the_fallback_resumes_on_it(train, at_step, base_folder, 
 
     def resolve(name: str, revision: str | None = None, fallback: str | None = None) -> Base:
         asked.append(name)
-        return Base(name, str(base_folder), fallback_reason=None if name == "starter" else "no answer")
+        return Base(name, base_folder, fallback_reason=None if name == "starter" else "no answer")
 
     monkeypatch.setattr(loading, "resolve_base", resolve)
     section = {"base": "someone/somewhere", "fallback": "starter"}
@@ -272,7 +272,7 @@ def test_a_fallback_is_said_loudly_and_recorded(train, base_folder, monkeypatch)
     from gptft.models import bases
 
     monkeypatch.setattr(bases, "STARTER", base_folder)
-    monkeypatch.setattr(bases, "_hub_problem", lambda name, revision: "no answer within 5 seconds")
+    monkeypatch.setattr(bases, "hub_problem", lambda name, kind, revision: "no answer within 5 seconds")
     console = Console(record=True, width=100)
     run = train(model={"base": "someone/somewhere", "fallback": "starter"}, console=console)
     shown = console.export_text()
