@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from gptft.models.kernels import cross_entropy_sum
+
 IGNORED = -100
 """The label of a token that is not supervised."""
 
@@ -53,10 +55,9 @@ def supervised_loss_sum(model: torch.nn.Module, batch: dict[str, Any], label_smo
     A batch without any supervised token gives a zero that still depends on the weights.
     """
     logits, targets, _ = supervised_logits(model, batch)
-    logits = logits.float()
     if targets.numel() == 0:
-        return logits.sum() * 0.0
-    return functional.cross_entropy(logits, targets, reduction="sum", label_smoothing=label_smoothing)
+        return logits.float().sum() * 0.0
+    return cross_entropy_sum(logits, targets, label_smoothing)
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import Trainer
 
+from gptft.models.kernels import use_fast_kernels
 from gptft.training.batching import LengthGroupedBatches
 from gptft.training.objectives import LanguageObjective, Objective
 
@@ -23,6 +24,7 @@ class FineTuner(Trainer):
     def __init__(self, *, processing_class: Any, objective: Objective | None = None, **options: Any) -> None:
         self.objective: Objective = objective or LanguageObjective(processing_class.pad_token_id)
         super().__init__(processing_class=processing_class, data_collator=self.objective.collate, **options)
+        use_fast_kernels(self.model)
         # The loss below is divided by the tokens of the whole step, so it needs no division by accumulation steps.
         self.model_accepts_loss_kwargs = True
 

@@ -1,0 +1,150 @@
+"""What training computes in a faster way than the model's own code: the same mathematics, to the last bits of rounding.
+
+Each is there because it was measured (docs/performance.md), and each is put in by a public hook: the attention by
+transformers' AttentionInterface, the activation as the module that it is.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+ATTENTION = "gptft"
+"""The name of `attention` among transformers' implementations."""
+LONGEST_SHORT_ROW = 640
+"""Tokens of a row up to which a CPU attends faster by matrix products than by its fused kernel, which is made for long
+rows and takes three times as long for rows of 64."""
+LOSS_ROWS = 64
+"""Rows of logits whose softmax is held in float32 at a time."""
+
+
+def use_fast_kernels(model: Any) -> None:
+    """Give a model, or what PEFT wraps around one, the faster attention and activation.
+
+    Its configuration, and so what is saved, stays as it is.
+    """
+    from transformers import AttentionInterface
+    from transformers.activations import NewGELUActivation
+    from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+    AttentionInterface.register(ATTENTION, attention)
+    AttentionMaskInterface.register(ATTENTION, sdpa_mask)
+    own = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if getattr(own.config, "_attn_implementation", None) == "sdpa":
+        own.set_attn_implementation(ATTENTION)
+    for module in list(own.modules()):
+        for name, part in module.named_children():
+            if isinstance(part, NewGELUActivation):
+                setattr(module, name, torch.nn.GELU(approximate="tanh"))
+
+
+def attention(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Attend: short rows on a CPU by matrix products, all others by torch's fused kernels.
+
+    Args:
+        module: the model's attention.
+        query: (batch, heads, length, width), as key and value are.
+        key: likewise.
+        value: likewise.
+        attention_mask: (batch or 1, 1, length, length), true where a position may be seen; None: causal.
+        dropout: of the weights; where there is any, the fused kernels' own code does it.
+        scaling: of the products (default: one over the root of the width).
+        kwargs: what else transformers hands on.
+
+    Returns:
+        (batch, length, heads, width), and no weights.
+    """
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    length = query.shape[2]
+    short = query.device.type == "cpu" and 1 < length <= LONGEST_SHORT_ROW and query.shape == key.shape == value.shape
+    causal = attention_mask is not None or getattr(module, "is_causal", True)
+    known = not kwargs.keys() & {"softcap", "position_bias", "cache"}
+    if not (short and causal and known and dropout == 0.0):
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+        )
+    hidden = torch.finfo(query.dtype).min
+    if attention_mask is None:
+        bias = torch.full((length, length), hidden, dtype=query.dtype).triu_(1)
+    elif attention_mask.dtype == torch.bool:
+        bias = torch.zeros_like(attention_mask, dtype=query.dtype).masked_fill_(~attention_mask, hidden)
+    else:
+        bias = attention_mask.to(query.dtype)
+    mixed = _Attention.apply(query, key, value, bias, scaling or query.shape[-1] ** -0.5)
+    return mixed.transpose(1, 2).contiguous(), None  # pyright: ignore[reportOptionalMemberAccess]
+
+
+class _Attention(torch.autograd.Function):
+    """softmax(scaling QK' + bias) V, with the weights kept for the gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, bias: Tensor, scaling: float) -> Tensor:
+        scores = torch.matmul(query, key.transpose(-1, -2)).mul_(scaling).add_(bias)
+        weights = torch.softmax(scores, dim=-1)
+        ctx.save_for_backward(query, key, value, weights)
+        ctx.scaling = scaling
+        return torch.matmul(weights, value)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value, weights = ctx.saved_tensors
+        (gradient,) = gradients
+        of_value = torch.matmul(weights.transpose(-1, -2), gradient)
+        of_weights = torch.matmul(gradient, value.transpose(-1, -2))
+        of_scores = torch.ops.aten._softmax_backward_data(of_weights, weights, -1, weights.dtype).mul_(ctx.scaling)
+        of_key = torch.matmul(of_scores.transpose(-1, -2), query)
+        return torch.matmul(of_scores, key), of_key, of_value, None, None
+
+
+def cross_entropy_sum(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """Cross-entropy (nats) summed over rows, as `functional.cross_entropy(logits.float(), ..., reduction="sum")`.
+
+    The softmax is never held in float32 as a whole, and the gradient takes the place of the logits, which must not be
+    read afterwards (Liger Kernel, Hsu et al. 2024, does so on GPUs).
+
+    Args:
+        logits: (rows, vocabulary), fresh from the model; overwritten where a gradient is wanted.
+        targets: (rows) token ids.
+        label_smoothing: as in torch.
+    """
+    if not (logits.requires_grad and torch.is_grad_enabled()):
+        return functional.cross_entropy(logits.float(), targets, reduction="sum", label_smoothing=label_smoothing)
+    return _CrossEntropySum.apply(logits, targets, label_smoothing)  # pyright: ignore[reportReturnType]
+
+
+class _CrossEntropySum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:
+        total = torch.zeros((), dtype=torch.float32, device=logits.device)
+        vocabulary = logits.shape[-1]
+        for start in range(0, len(logits), LOSS_ROWS):
+            part, right = logits[start : start + LOSS_ROWS], targets[start : start + LOSS_ROWS, None]
+            likelihoods = torch.log_softmax(part, dim=-1, dtype=torch.float32)
+            total -= (1 - smoothing) * likelihoods.gather(1, right).sum()
+            if smoothing:
+                total -= smoothing / vocabulary * likelihoods.sum()
+            gradient = likelihoods.exp_()
+            if smoothing:
+                gradient -= smoothing / vocabulary
+            gradient.scatter_add_(1, right, torch.full_like(right, smoothing - 1, dtype=torch.float32))
+            part.copy_(gradient)
+        ctx.save_for_backward(logits.detach())
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (of_logits,) = ctx.saved_tensors
+        return of_logits.mul_(gradients[0]), None, None
