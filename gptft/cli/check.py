@@ -1,8 +1,9 @@
-"""Is all well here: `gptft selftest`."""
+"""Is all well here: `gptft doctor`, `gptft selftest`."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,6 +11,31 @@ from rich.console import Console
 
 from gptft.cli.app import app
 from gptft.errors import UserError
+
+
+@app.command()
+def doctor(
+    recipe: Annotated[
+        Path | None, typer.Argument(help="Say what this recipe needs, and whether it can run without a network here.")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings over the recipe's.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print only JSON.")] = False,
+) -> None:
+    """Say what this machine has and what will run well on it; of a recipe, whether it can run offline."""
+    from gptft.doctor import examine_machine, examine_recipe, findings_table
+    from gptft.recipe import load_recipe
+
+    loaded = load_recipe(recipe / "recipe.yaml" if recipe.is_dir() else recipe, overrides or ()) if recipe else None
+    with Console(stderr=True).status("Looking"):
+        findings = examine_recipe(loaded) if loaded else examine_machine()
+    if as_json:
+        print(json.dumps([finding._asdict() for finding in findings], indent=2, ensure_ascii=False))
+    else:
+        Console().print(findings_table(findings))
+    if any(finding.status == "problem" for finding in findings):
+        raise typer.Exit(1)
 
 
 @app.command()
