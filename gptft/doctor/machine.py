@@ -32,7 +32,7 @@ LIBRARIES = 1.0 * GIGABYTE
 """Memory of Python, torch and transformers."""
 BATCH_TOKENS = 2048
 ACTIVATION_BYTES = 150
-"""Memory for each token, layer and unit of width. Measured: a peak of 4.2 GB with about 90 million weights, in 12 layers
+"""Memory for each token, layer and unit of width. Measured: 4.2 GB at most with about 90 million weights, in 12 layers
 768 wide, at 1,500 tokens a batch."""
 USEFUL_SHARE = 0.5
 """What a training step makes use of, of the speed of matrix products, at six operations for each token and weight.
