@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -361,6 +362,17 @@ def test_an_unbroken_tree_passes():
 def test_every_check_has_a_fault_that_it_sees():
     assert {name for name, _ in FAULTS} == set(KNOWN)
     assert len({fault for _, fault in FAULTS}) >= 12
+
+
+def test_the_page_has_every_check_and_its_bound():
+    page = (Path(__file__).parents[2] / "docs" / "checks.md").read_text(encoding="utf-8")
+    rows = {
+        cells[1].strip("` "): float(cells[3])
+        for line in page.splitlines()
+        if len(cells := line.split("|")) == 6 and "`" in cells[1]
+    }
+    assert rows == {check.name: check.bound for check in CHECKS if check.name != "resume"} | {"resume": 0}
+    assert f"in {len(FAULTS)} places" in page
 
 
 @pytest.mark.parametrize(
