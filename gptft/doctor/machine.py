@@ -41,7 +41,15 @@ Measured: 0.55, with the starter and with about 90 million weights."""
 
 def examine_machine() -> list[Finding]:
     """All that can be told of this machine in a few seconds."""
-    return [*_python(), *_packages(), *_hardware(), *_models(), *_hub(), *_disk(), *_fonts()]
+    findings: list[Finding] = []
+    for examine in (_python, _packages, _hardware, _models, _hub, _disk, _fonts):
+        try:
+            findings += examine()
+        except (ImportError, OSError) as error:
+            # A package that is missing or broken is told above, and the rest is still worth knowing.
+            subject = examine.__name__.strip("_")
+            findings.append(Finding("problem", subject, f"cannot be told: {type(error).__name__}: {error}"))
+    return findings
 
 
 def tested_versions() -> dict[str, str]:

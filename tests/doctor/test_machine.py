@@ -135,3 +135,13 @@ def test_a_full_or_closed_disk_is_told(monkeypatch):
 def test_fonts_for_chinese(monkeypatch, fonts, status):
     monkeypatch.setattr("matplotlib.font_manager.get_font_names", lambda: fonts)
     assert found("fonts")[0] == status
+
+
+def test_a_broken_torch_is_a_finding_and_no_end(monkeypatch):
+    def broken(device: str) -> float:
+        raise OSError("libtorch.so: cannot open shared object file")
+
+    monkeypatch.setattr(machine, "_memory", broken)
+    for subject in ("hardware", "models"):
+        assert found(subject) == ("problem", "cannot be told: OSError: libtorch.so: cannot open shared object file")
+    assert found("hub")[0] == "ok"
