@@ -172,12 +172,13 @@ def _hub() -> Iterator[Finding]:
     from huggingface_hub import constants, get_token
     from huggingface_hub.errors import HfHubHTTPError
 
-    from gptft.network import hub_problem
+    from gptft.network import hub_problem, mistake
 
+    name = "openai-community/gpt2"
     try:
-        problem = hub_problem("openai-community/gpt2", "model")
+        problem = hub_problem(name, "model")
     except HfHubHTTPError as error:
-        problem = f"it answers, but refuses openai-community/gpt2: {type(error).__name__}"
+        problem = mistake(error, name, "model", None)
     text = f"not reachable ({problem}): only what is in the cache or on this disk, and the starter" if problem else ""
     yield Finding("note" if problem else "ok", "hub", text or "reachable")
     known = bool(get_token())

@@ -45,26 +45,27 @@ def examine_recipe(recipe: Recipe) -> list[Finding]:
 
 
 def _model(subject: str, name: str | None, revision: str | None, fallback: str | None) -> Iterator[Finding]:
-    from gptft.models.bases import missing_files, resolve_base
+    from gptft.models.bases import missing_files, resolve_base, split_revision
 
     if name is None:
         yield Finding("ok", subject, "none: from scratch")
-    elif name == "starter" or Path(name).is_dir():
-        # Of a tokenizer there may be nothing else in the folder.
-        folder = Path(name if subject == "tokenizer" else resolve_base(name).location)
-        yield Finding("ok", subject, f"{name} is on this disk")
-        adapter = folder / "adapter_config.json"
-        if adapter.is_file():
-            facts = json.loads(adapter.read_text(encoding="utf-8"))
-            yield from _model("base of the adapter", facts["base_model_name_or_path"], facts.get("revision"), None)
-    elif not (missing := missing_files(name, revision, weights=subject != "tokenizer")):
-        yield Finding("ok", subject, f"{name} is in the cache")
-    else:
+        return
+    hub_id, own_revision = split_revision(name)
+    on_disk = name == "starter" or Path(name).is_dir()
+    missing = [] if on_disk else missing_files(hub_id, revision or own_revision, weights=subject != "tokenizer")
+    if missing:
         text = f"{name}: not in the cache: {', '.join(missing)}"
         if fallback:
             yield Finding("note", subject, f"{text}; the fallback is {fallback}, which is here")
         else:
-            yield Finding("problem", subject, f"{text}. With a network: hf download {name}")
+            yield Finding("problem", subject, f"{text}. With a network: hf download {hub_id}")
+        return
+    yield Finding("ok", subject, f"{name} is {'on this disk' if on_disk else 'in the cache'}")
+    # A tokenizer may be all that is in its folder.
+    adapter = None if subject == "tokenizer" else resolve_base(name, revision).folder / "adapter_config.json"
+    if adapter and adapter.is_file():
+        facts = json.loads(adapter.read_text(encoding="utf-8"))
+        yield from _model("base of the adapter", facts["base_model_name_or_path"], facts.get("revision"), None)
 
 
 def _source(split: str, source: Source) -> Finding:

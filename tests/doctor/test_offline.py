@@ -70,6 +70,12 @@ def test_an_adapter_needs_its_base(write_recipe, hub_cache, tmp_path):
     (folder / "adapter_model.safetensors").write_text("")
     found = findings(write_recipe(model={"base": str(folder)}))
     assert found["base"][0] == "ok" and found["base of the adapter"][0] == "problem"
+    hub_cache("model", "me/adapter", "adapter_model.safetensors", "tokenizer.json")
+    hub_cache("model", "me/adapter", "adapter_config.json")
+    (config,) = tmp_path.glob("hub/models--me--adapter/snapshots/*/adapter_config.json")
+    config.write_text('{"base_model_name_or_path": "someone/model", "revision": "main"}')
+    found = findings(write_recipe(model={"base": "me/adapter"}))
+    assert found["base"] == ("ok", "me/adapter is in the cache") and found["base of the adapter"][0] == "problem"
     # One that the recipe trains comes from nowhere.
     recipe = write_recipe()
     recipe.adapter = AdapterSection(type="lora")
