@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from gptft.errors import GptftError
 from gptft.selftest import reading, training
 from gptft.selftest.bench import Bench, empty_cache
@@ -64,18 +66,23 @@ CHECKS = (
 
 
 def run_checks(checks: Sequence[Check] = CHECKS, advance: Callable[[Result], None] = lambda _: None) -> list[Result]:
-    """Run checks in a temporary folder, each to its end whatever the others find.
+    """Run checks in a temporary folder, on one thread, each to its end whatever the others find.
 
     Args:
         checks: those to run.
         advance: called with each result.
     """
-    results = []
-    with tempfile.TemporaryDirectory(prefix="gptft-") as folder:
-        bench = Bench(Path(folder))
-        for check in checks:
-            results.append(run_check(check, bench))
-            advance(results[-1])
+    results, threads = [], torch.get_num_threads()
+    # What is so small gains nothing from a second thread, and waits for it where other work has the core.
+    torch.set_num_threads(1)
+    try:
+        with tempfile.TemporaryDirectory(prefix="gptft-") as folder:
+            bench = Bench(Path(folder))
+            for check in checks:
+                results.append(run_check(check, bench))
+                advance(results[-1])
+    finally:
+        torch.set_num_threads(threads)
     return results
 
 
