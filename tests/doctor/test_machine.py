@@ -79,9 +79,9 @@ def test_pythons(monkeypatch, python, status):
 
 
 def test_what_fits_and_how_long_it_takes_on_a_cpu():
-    assert found("train gpt2") == ("ok", "all weights: 5.8 GB; about 4.1 h for a million tokens")
-    assert found("train gpt2-medium") == ("note", "all weights: 14.2 GB; slow: about 11.8 h for a million tokens")
-    assert found("train gpt2-large")[1].startswith("does not fit: 18.3 GB with an adapter")
+    assert found("train gpt2") == ("ok", "all weights: 4.9 GB; about 3.5 h for a million tokens")
+    assert found("train gpt2-medium") == ("note", "all weights: 11.7 GB; slow: about 9.9 h for a million tokens")
+    assert found("train gpt2-xl")[1].startswith("does not fit: 23.0 GB with an adapter")
 
 
 def test_a_gpu_is_measured_by_its_memory_alone(monkeypatch):
@@ -93,8 +93,8 @@ def test_a_gpu_is_measured_by_its_memory_alone(monkeypatch):
     monkeypatch.setattr(machine, "_memory", lambda device: {"cuda": 20e9, "cpu": 8e9}[device])
     assert found("gpu") == ("ok", "H100, 20.0 GB, compute capability 9.0")
     assert found("precision") == ("ok", "bfloat16 on cuda, which has it in hardware")
-    assert found("train gpt2-medium") == ("ok", "all weights: 14.2 GB")
-    assert found("train gpt2-large") == ("note", "only with an adapter such as lora: 18.3 GB (all weights: 27.5)")
+    assert found("train gpt2-medium") == ("ok", "all weights: 11.7 GB")
+    assert found("train gpt2-large") == ("note", "only with an adapter such as lora: 13.5 GB (all weights: 22.8)")
 
 
 def test_a_container_has_less_memory_than_the_machine(monkeypatch, tmp_path):
