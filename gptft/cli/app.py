@@ -15,7 +15,20 @@ if TYPE_CHECKING:
 
     from gptft.models.loading import LoadedModel
 
-ORDER = ("inspect", "finetune", "eval", "compare", "chat", "predict", "next", "push", "pull", "export")
+ORDER = (
+    "inspect",
+    "finetune",
+    "eval",
+    "compare",
+    "chat",
+    "predict",
+    "next",
+    "push",
+    "pull",
+    "export",
+    "doctor",
+    "selftest",
+)
 """The commands as they stand in the help: as a user comes to need them; those not named here follow."""
 
 

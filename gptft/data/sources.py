@@ -122,11 +122,9 @@ def _find_shards(source: Source, recipe: Recipe, key: str) -> list[Shard]:
 
 
 def _from_hub(source: Source, key: str) -> Shard:
-    import datasets
-    import datasets.config
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
-    split, was_offline = source.split or key, datasets.config.HF_HUB_OFFLINE
+    split = source.split or key
     neither = f"data.{key}: {source.path} is no file or folder beside the recipe, and"
     try:
         unreachable = hub_problem(source.path, "dataset", source.revision)
@@ -136,11 +134,7 @@ def _from_hub(source: Source, key: str) -> Shard:
         reason = str(error).partition("\n")[0]
         raise UserError(f"{neither} the Hub shows you no data set of that name: {reason}") from error
     try:
-        # Else `datasets` asks an absent Hub for half a minute before it looks into its cache.
-        datasets.config.HF_HUB_OFFLINE = was_offline or bool(unreachable)
-        dataset = datasets.load_dataset(
-            f"hf://datasets/{source.path}", source.name, split=split, revision=source.revision
-        )
+        dataset = load_from_hub(source, split, offline=bool(unreachable))
     except ValueError as error:  # such as a split or configuration that it does not have
         raise UserError(f"data.{key}: {source.path} on the Hub: {error}") from error
     except Exception as error:
@@ -150,9 +144,21 @@ def _from_hub(source: Source, key: str) -> Shard:
             f"{neither} the Hub, where it could be a data set, does not answer ({unreachable}), nor is it in the "
             "cache. Mend the path; or load it once with a network, and it is read from the cache from then on."
         ) from error
+    return Shard(source.path, f"{source.path}/{split}", dataset=dataset)
+
+
+def load_from_hub(source: Source, split: str, offline: bool) -> Dataset:
+    """Load a split from the Hub, with `offline` from the cache alone; what `datasets` raises is passed on."""
+    import datasets
+    import datasets.config
+
+    was_offline = datasets.config.HF_HUB_OFFLINE
+    try:
+        # Else `datasets` asks an absent Hub for half a minute before it looks into its cache.
+        datasets.config.HF_HUB_OFFLINE = was_offline or offline
+        return datasets.load_dataset(f"hf://datasets/{source.path}", source.name, split=split, revision=source.revision)  # type: ignore[return-value]
     finally:
         datasets.config.HF_HUB_OFFLINE = was_offline
-    return Shard(source.path, f"{source.path}/{split}", dataset=dataset)  # type: ignore[arg-type]
 
 
 def _prepared_rows(

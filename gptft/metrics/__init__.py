@@ -20,7 +20,16 @@ from gptft.network import hub_problem
 if TYPE_CHECKING:
     import evaluate
 
-__all__ = ["BUILT_IN", "MetricSpec", "built_in_name", "expand", "load_metric", "parse_metric"]
+__all__ = [
+    "BUILT_IN",
+    "MetricSpec",
+    "built_in_name",
+    "expand",
+    "is_path",
+    "load_metric",
+    "parse_metric",
+    "repository_of",
+]
 
 
 def load_metric(name: str, trust_remote: bool = False, **keywords: Any) -> evaluate.EvaluationModule:
@@ -61,11 +70,11 @@ def load_metric(name: str, trust_remote: bool = False, **keywords: Any) -> evalu
 
 def _load_script(name: str, trust_remote: bool, **keywords: Any) -> evaluate.EvaluationModule:
     """Load a metric that is not built in."""
-    by_path = name.startswith((".", "/", "~")) or name.endswith(".py")
+    by_path = is_path(name)
     if not by_path and not trust_remote:
         raise UserError(
             f"metric '{name}' is not built in.{_hint(name)} To load it would run the code of the repository "
-            f"'{_repository(name)}' from the Hugging Face Hub on this machine with your rights. If you trust its "
+            f"'{repository_of(name)}' from the Hugging Face Hub on this machine with your rights. If you trust its "
             "authors, say so with --trust-remote-metric (in Python: trust_remote=True). "
             f"Built in are: {', '.join(BUILT_IN)}. For a script of your own write its path: './{name}'."
         )
@@ -85,7 +94,13 @@ def _load_script(name: str, trust_remote: bool, **keywords: Any) -> evaluate.Eva
         raise UserError(f"metric '{name}': {error}") from error
 
 
-def _repository(name: str) -> str:
+def is_path(name: str) -> bool:
+    """Tell a metric of one's own, named by its place, from one on the Hub."""
+    return name.startswith((".", "/", "~")) or name.endswith(".py")
+
+
+def repository_of(name: str) -> str:
+    """The Hub's repository of a metric that is not built in."""
     return name if "/" in name else f"evaluate-metric/{name}"
 
 
@@ -99,7 +114,7 @@ def _download(name: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
 
-    repository, hint = _repository(name), _hint(name)
+    repository, hint = repository_of(name), _hint(name)
     try:
         # Asked first, because the downloads try again and again for half a minute where there is no network.
         unreachable = hub_problem(repository, "space")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,25 +130,44 @@ def _refuse_pickle(folder: Path) -> None:
 def _cached(hub_id: str, revision: str | None) -> Path | None:
     """The cached snapshot that holds a model and its tokenizer as a whole: a part would fail without the network."""
     from huggingface_hub import try_to_load_from_cache
+
+    if missing_files(hub_id, revision):
+        return None
+    files = [try_to_load_from_cache(hub_id, f"{kind}config.json", revision=revision) for kind in ("", "adapter_")]
+    return next(Path(file).parent for file in files if isinstance(file, str))
+
+
+def missing_files(hub_id: str, revision: str | None = None, weights: bool = True) -> list[str]:
+    """The files of a Hub model and its tokenizer that are not in the cache.
+
+    Args:
+        hub_id: its name on the Hub.
+        revision: branch, tag or commit.
+        weights: False for the tokenizer's files alone.
+
+    Raises:
+        UserError: no Hub id has that form, or the cache is damaged.
+    """
+    from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
-    def found(*files: str) -> list[Path] | None:
-        paths = [try_to_load_from_cache(hub_id, file, revision=revision) for file in files]
-        return [Path(str(path)) for path in paths] if all(isinstance(path, str) for path in paths) else None
+    def absent(files: Iterable[str]) -> list[str]:
+        found = {file: try_to_load_from_cache(hub_id, file, revision=revision) for file in files}
+        return [file for file, path in found.items() if not isinstance(path, str)]
 
     try:
-        tokenizer = found("tokenizer.json") or found("vocab.json", "merges.txt") or found("tokenizer.model")
-        index = found("model.safetensors.index.json")
-        weights = (
-            found("adapter_config.json", "adapter_model.safetensors")
-            or found("config.json", "model.safetensors")
-            or (index and found("config.json", *_shards(index[0])))
-        )
+        tokenizers = (["tokenizer.json"], ["vocab.json", "merges.txt"], ["tokenizer.model"])
+        missing = min(map(absent, tokenizers), key=len)
+        if not weights:
+            return missing
+        kinds = [["config.json", "model.safetensors"], ["adapter_config.json", "adapter_model.safetensors"]]
+        index = try_to_load_from_cache(hub_id, "model.safetensors.index.json", revision=revision)
+        kinds += [["config.json", *sorted(_shards(Path(index)))]] if isinstance(index, str) else []
+        return [*missing, *min(map(absent, kinds), key=len)]
     except HFValidationError as error:
         raise UserError(
             f"{hub_id} is neither a folder nor a Hub id such as openai-community/gpt2 (nor `starter`)."
         ) from error
-    return weights[0].parent if tokenizer and weights else None
 
 
 def _shards(index: Path) -> set[str]:
