@@ -101,9 +101,7 @@ def gptft_trainer(model: Any, tokenizer: Any, rows: Any, common: dict[str, Any],
     if lora:
         model = add_adapter(model, AdapterSection.model_validate({"type": "lora", **LORA}))
     arguments = {**DEFAULTS, **common, "remove_unused_columns": False, "label_names": ["labels"]}
-    return FineTuner(
-        model=model, args=TrainingArguments(**arguments), train_dataset=rows, processing_class=tokenizer
-    )
+    return FineTuner(model=model, args=TrainingArguments(**arguments), train_dataset=rows, processing_class=tokenizer)
 
 
 def plain_trainer(model: Any, tokenizer: Any, rows: Any, common: dict[str, Any], lora: bool) -> Any:
