@@ -1,8 +1,8 @@
-"""One engine trains a few steps and says how fast it was; benchmarks/speed.py calls it, in the engine's own environment.
+"""One engine trains a few steps and says how fast it was; benchmarks/speed.py calls it, in that engine's environment.
 
 python benchmarks/speed_worker.py ENGINE FOLDER --batch-size 8 [--lora] [--attention-dropout 0] [--dtype bfloat16]
 
-FOLDER holds `model/` (weights, tokenizer) and `rows.jsonl` (`input_ids`, `labels`). One epoch; the first step is warm-up.
+FOLDER holds `model/` (weights, tokenizer) and `rows.jsonl` (`input_ids`, `labels`). One epoch, its first step warm-up.
 Prints one line of JSON.
 """
 
