@@ -119,3 +119,27 @@ def test_without_gradients_the_logits_are_left_alone():
     before = logits.clone()
     cross_entropy_sum(logits, torch.arange(4))
     assert torch.equal(logits, before)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 1e-6, 0.0, 1.0])
+def test_dropout_drops_its_share_and_keeps_the_mean(share):
+    layer = kernels.Dropout(share).train()
+    torch.manual_seed(0)
+    ones = torch.ones(999, 401, requires_grad=True)
+    mixed = layer(ones)
+    zeros = (mixed == 0).float()
+    assert zeros.mean().item() == pytest.approx(share, abs=3e-3)
+    # Each of the four that one number gives, and no pattern along a row.
+    for part in (zeros.flatten()[index::4] for index in range(4)):
+        assert part.mean().item() == pytest.approx(share, abs=5e-3)
+    if share < 1:
+        assert mixed.mean().item() == pytest.approx(1.0, abs=1e-2)
+        mixed.sum().backward()
+        assert torch.equal(ones.grad, mixed.detach())
+    assert torch.equal(layer.eval()(ones), ones)
+
+
+def test_dropout_is_that_of_the_seed():
+    layer, ones = kernels.Dropout(0.3).train(), torch.ones(50, 50)
+    first, second = (torch.manual_seed(4) and layer(ones) for _ in range(2))
+    assert torch.equal(first, second) and not torch.equal(first, layer(ones))
