@@ -10,7 +10,7 @@ import re
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
@@ -100,7 +100,7 @@ REMOVED: dict[str, str] = {
 """Arguments of older transformers that version 5 has no more, with what to write instead."""
 
 _RANGES: dict[str, dict[str, Any]] = {
-    **_each("per_device_train_batch_size gradient_accumulation_steps save_total_limit dataloader_prefetch_factor "
+    **_each("gradient_accumulation_steps save_total_limit dataloader_prefetch_factor "
             "max_new_tokens num_beams r n_layer n_head n_embd n_positions n_inner", {"ge": 1}),
     **_each("learning_rate num_train_epochs temperature lora_alpha logging_steps eval_steps save_steps", {"gt": 0}),
     **_each("weight_decay warmup_steps max_grad_norm seed data_seed dataloader_num_workers top_k", {"ge": 0}),
@@ -136,6 +136,12 @@ def fields_of(section: str, adapter: str = "lora") -> dict[str, FieldSpec]:
             fields["train_sampling_strategy"],
             type=Literal["group_by_length", "random", "sequential"],
             description="Order of the rows: those of like length together, random, or as in the data in every epoch.",
+        )
+        fields["per_device_train_batch_size"] = replace(
+            fields["per_device_train_batch_size"],
+            type=Annotated[int, Field(ge=1)] | Literal["auto"],
+            description="Rows of a batch. `auto`: the size that trains fastest here, measured for some seconds; the "
+            "step keeps its 8 x `gradient_accumulation_steps` rows.",
         )
     elif section == "evaluation.generation":
         fields = popped_fields(transformers / "generation" / "configuration_utils.py", "GenerationConfig")

@@ -32,6 +32,11 @@ DEFAULTS: dict[str, Any] = {
 """Where gptft's defaults differ from those of TrainingArguments; the reference page gives the reasons."""
 
 
+AUTO = "auto"
+DEFAULT_BATCH_SIZE = 8
+"""That of TrainingArguments: a batch size that is measured leaves the step as large as if nothing were said."""
+
+
 def training_arguments(recipe: Recipe, run: Path, has_validation: bool) -> TrainingArguments:
     """The arguments that a recipe stands for, with checkpoints in `run`.
 
@@ -47,6 +52,8 @@ def training_arguments(recipe: Recipe, run: Path, has_validation: bool) -> Train
 
     settings = {**DEFAULTS, **recipe.training, "output_dir": str(run / "checkpoints"), "label_names": ["labels"]}
     settings["remove_unused_columns"] = False
+    if settings.get("per_device_train_batch_size") == AUTO:
+        settings["per_device_train_batch_size"] = DEFAULT_BATCH_SIZE
     if "eval_strategy" not in settings:
         # To save the best is no rhythm to evaluate in.
         rhythm = "epoch" if settings["save_strategy"] == "best" else settings["save_strategy"]

@@ -239,7 +239,8 @@ def _train(recipe: Recipe, prepared: Prepared, run: Run, checkpoint: Path | None
     from gptft.models.loading import save_model
     from gptft.models.precision import training_dtype
     from gptft.runs.manifest import peak_memory_bytes
-    from gptft.training.arguments import training_arguments
+    from gptft.training.arguments import AUTO, training_arguments
+    from gptft.training.batch_size import set_batch_size
     from gptft.training.interruption import MarkResumable, StopWhenAsked
     from gptft.training.objectives import objective_of
     from gptft.training.progress import ProgressDisplay, duration
@@ -255,13 +256,16 @@ def _train(recipe: Recipe, prepared: Prepared, run: Run, checkpoint: Path | None
         from gptft.hub.training import PushEachSave
 
         callbacks.append(PushEachSave(run, recipe.hub, console))
+    objective = objective_of(recipe, prepared, training_dtype(arguments), console)
+    if recipe.training.get("per_device_train_batch_size") == AUTO:
+        set_batch_size(arguments, prepared, objective, run, console)
     trainer = FineTuner(
         model=prepared.loaded.model,
         args=arguments,
         train_dataset=prepared.train,
         eval_dataset=prepared.validation,
         processing_class=prepared.loaded.tokenizer,
-        objective=objective_of(recipe, prepared, training_dtype(arguments), console),
+        objective=objective,
         callbacks=callbacks,
     )
     for callback in (PrinterCallback, ProgressCallback):
