@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gptft.metrics import load_metric
-from gptft.metrics.base import RowMetric
 
 
 @dataclass(frozen=True)
@@ -38,6 +37,9 @@ def metric_inputs(metric: Any, predictions: Predictions) -> list[list[Any]]:
 
 def score_values(metrics: Sequence[str], predictions: Predictions) -> dict[str, float]:
     """The plain values of gptft's own metrics, by name, without intervals: for evaluation during training."""
+    # With it comes `evaluate`, which takes a second to import: a training that scores no answers needs none.
+    from gptft.metrics.base import RowMetric
+
     values = {}
     for name in metrics:
         metric: Any = load_metric(name)
