@@ -10,7 +10,6 @@ from typing import Any
 from gptft.errors import GptftError, UserError
 from gptft.files import write_json_atomically
 from gptft.models.bases import loading_errors
-from gptft.models.logits import text_logits
 from gptft.recipe.schema import AdapterSection
 
 MERGED_DIFFERENCE = 0.01
@@ -61,12 +60,13 @@ def add_adapter(model: Any, section: AdapterSection) -> Any:
     with loading_errors(f"adapter {section.type}"):
         adapted = get_peft_model(model, config)
     layers = [(name, layer) for name, layer in adapted.named_modules() if isinstance(layer, BaseTunerLayer)]
-    on_shared = [name for name, layer in layers if shared is not None and layer.get_base_layer().weight is shared]
+    bases = {name.rpartition(".")[2]: getattr(layer.get_base_layer(), "weight", None) for name, layer in layers}
+    on_shared = [name for name, weight in bases.items() if shared is not None and weight is shared]
     if on_shared:
         raise UserError(
-            f"adapter.target_modules: {', '.join(name.rpartition('.')[2] for name in on_shared)}: this model's head and "
-            "embeddings are one weight, so what is learned for one would be merged into both. Leave it out, or train it "
-            "whole: `modules_to_save: [lm_head]`."
+            f"adapter.target_modules: {', '.join(on_shared)}: this model's head and embeddings are one weight, so what "
+            "is learned for one would be merged into both. Leave it out, or train it whole: "
+            "`modules_to_save: [lm_head]`."
         )
     if not hasattr(adapted.base_model, "merge_and_unload"):
         raise UserError(f"adapter.type: {section.type} cannot be merged into the model, which a run's model/ needs.")
@@ -85,6 +85,8 @@ def merge_adapter(adapted: Any) -> Any:
     Raises:
         GptftError: it does not, as where an adapter was put on embeddings that the head shares.
     """
+    from gptft.models.logits import text_logits
+
     ids = range(8)
     before = text_logits(adapted.eval(), ids)
     merged = adapted.merge_and_unload()
