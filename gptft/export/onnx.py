@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from gptft.errors import UserError
 from gptft.export.base import Format, Reader
 from gptft.models.loading import LoadedModel
 
@@ -39,7 +40,7 @@ class _Graph(torch.nn.Module):
 
 
 class Onnx(Format):
-    """Inputs and outputs have the names that optimum and transformers.js use.
+    """Inputs and outputs have the names of optimum's exports.
 
     A language model: `input_ids` and `position_ids` (batch, length), `attention_mask` (batch, past + length), and for
     each layer `past_key_values.N.key` and `.value` (batch, heads, past, width); it gives `logits` (batch, length,
@@ -53,7 +54,7 @@ class Onnx(Format):
     classifiers: ClassVar[bool] = True
 
     def write(self, loaded: LoadedModel, folder: Path, quantization: str) -> None:
-        """Trace the model with batch, length and past left open."""
+        """Trace the model with batch, length and past left open; a UserError where it keeps no cache."""
         model = loaded.model
         # Sizes that differ from each other and from 1, so that none is taken for another or for a constant.
         # Each is a tensor of its own: of two that are one, the exporter makes one input.
@@ -117,9 +118,11 @@ class Onnx(Format):
 @torch.no_grad()
 def _past(model: Any, batch: int, length: int) -> list[tuple[Tensor, Tensor]]:
     """Keys and values of `length` tokens for each layer, in the model's own shapes; zeros."""
-    layers = model(input_ids=torch.ones((1, 1), dtype=torch.long), use_cache=True).past_key_values.layers
+    outputs = model(input_ids=torch.ones((1, 1), dtype=torch.long), use_cache=True)
+    if not hasattr(outputs, "past_key_values"):
+        raise UserError(f"--to onnx: {type(model).__name__} keeps no keys and values of past tokens to decode with.")
 
     def empty(values: Tensor) -> Tensor:
         return values.new_zeros((batch, values.shape[1], length, values.shape[3]))
 
-    return [(empty(layer.keys), empty(layer.values)) for layer in layers]
+    return [(empty(layer.keys), empty(layer.values)) for layer in outputs.past_key_values.layers]

@@ -6,7 +6,9 @@ import pytest
 import torch
 from tiny import greedy
 
+from gptft.errors import UserError
 from gptft.export import export_model
+from gptft.models.loading import LoadedModel
 
 for package in ("onnx", "onnxscript", "onnxruntime"):
     pytest.importorskip(package, reason=f"{package} is not installed: pip install 'gptft[onnx]'")
@@ -65,3 +67,12 @@ def test_a_classifier_gives_the_logits_of_its_labels(classifier, tmp_path):
     expected = [classifier.model(**classifier.tokenizer(text, return_tensors="pt")).logits[0] for text in texts]
     [logits] = graph.run(None, {name: batch[name].numpy() for name in ("input_ids", "attention_mask")})
     torch.testing.assert_close(torch.from_numpy(logits), torch.stack(expected), rtol=0, atol=1e-3)
+
+
+def test_a_model_without_a_cache_is_refused(tokenizer, tmp_path):
+    from transformers import OpenAIGPTConfig, OpenAIGPTLMHeadModel
+
+    model = OpenAIGPTLMHeadModel(OpenAIGPTConfig(n_layer=1, n_head=2, n_embd=32, n_positions=64, vocab_size=257)).eval()
+    with pytest.raises(UserError, match="--to onnx: OpenAIGPTLMHeadModel keeps no keys and values of past tokens"):
+        export_model(LoadedModel(model, tokenizer, None), "onnx", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
