@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from os.path import relpath
 from pathlib import Path
 from typing import Annotated
 
@@ -35,7 +36,7 @@ def export(
     if output is None:
         run = None if target == "starter" else find_run(target)
         label = f"{to}-{weights}" if quantization else to
-        output = run.folder / "export" / label if run else Path(f"{Path(name).name}-{label}")
+        output = Path(relpath(run.folder)) / "export" / label if run else Path(f"{Path(name).name}-{label}")
     written = export_model(loaded, to, output, quantization)
     print(written.folder)
     console = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
