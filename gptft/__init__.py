@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gptft.evaluation import evaluate
+    from gptft.export import export_model
     from gptft.hub.push import push
     from gptft.models.loading import load_model as load
     from gptft.recipe import Recipe, load_recipe
@@ -28,11 +29,12 @@ _HOMES = {
     "load_recipe": ("gptft.recipe", "load_recipe"),
     "finetune": ("gptft.training.finetune", "finetune"),
     "evaluate": ("gptft.evaluation", "evaluate"),
+    "export_model": ("gptft.export", "export_model"),
     "push": ("gptft.hub.push", "push"),
     "load": ("gptft.models.loading", "load_model"),
 }
 
-__all__ = ["Recipe", "evaluate", "finetune", "load", "load_recipe", "push"]
+__all__ = ["Recipe", "evaluate", "export_model", "finetune", "load", "load_recipe", "push"]
 
 
 def __getattr__(name: str) -> Any:

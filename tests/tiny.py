@@ -43,3 +43,11 @@ def make_rows(count: int, seed: int = 0) -> list[dict[str, Any]]:
         context = draw.randint(1, len(ids) - 1)
         rows.append({"input_ids": ids, "labels": [-100] * context + ids[context:], "length": len(ids)})
     return rows
+
+
+def greedy(loaded: Any, prompt: list[int], count: int = 20) -> list[int]:
+    """The tokens that plain transformers answers a prompt with, where `loaded` is a LoadedModel."""
+    import torch
+
+    output = loaded.model.generate(torch.tensor([prompt]), do_sample=False, max_new_tokens=count)
+    return output[0, len(prompt) :].tolist()

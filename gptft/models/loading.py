@@ -182,6 +182,8 @@ def _merged_adapter(folder: Path, config: dict[str, Any] | None, trust_remote_co
     from peft import PeftConfig, PeftModel
     from transformers import AutoConfig
 
+    from gptft.models.adapters import merge_adapter
+
     adapter = PeftConfig.from_pretrained(str(folder))
     if adapter.is_prompt_learning or not adapter.base_model_name_or_path:
         raise UserError(f"{folder} holds an adapter ({adapter.peft_type}) that cannot be merged into a base.")
@@ -197,7 +199,7 @@ def _merged_adapter(folder: Path, config: dict[str, Any] | None, trust_remote_co
         classes=(lambda _: Classes.read_from(own)) if "classes" in settings else None,
     )
     adapted: Any = PeftModel.from_pretrained(base.model, str(folder))
-    merged = adapted.merge_and_unload().requires_grad_(True)
+    merged = merge_adapter(adapted).requires_grad_(True)
     if settings:
         setattr(merged.config, SETTINGS, settings)
     return merged

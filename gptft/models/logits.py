@@ -123,6 +123,14 @@ def keeps_documents_apart(model: Any) -> bool:
 
 
 @torch.no_grad()
+def text_logits(model: Any, input_ids: Sequence[int]) -> Tensor:
+    """All logits of one text in float32: (length, vocabulary), or (1, classes) of a model with a head for labels."""
+    ids = torch.tensor([list(input_ids)], device=model.device)
+    logits = model(input_ids=ids, use_cache=False).logits.float()
+    return logits[0] if model.can_generate() else logits
+
+
+@torch.no_grad()
 def next_tokens(model: torch.nn.Module, tokenizer: Any, input_ids: Sequence[int], count: int = 10) -> list[Prediction]:
     """The `count` likeliest next tokens after `input_ids`, the likeliest first.
 

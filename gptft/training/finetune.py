@@ -235,7 +235,7 @@ def _as_resolved(recipe: Recipe) -> dict[str, Any]:
 def _train(recipe: Recipe, prepared: Prepared, run: Run, checkpoint: Path | None, console: Console) -> str:
     from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback
 
-    from gptft.models.adapters import name_base
+    from gptft.models.adapters import merge_adapter, name_base
     from gptft.models.loading import save_model
     from gptft.models.precision import training_dtype
     from gptft.runs.manifest import peak_memory_bytes
@@ -301,7 +301,7 @@ def _train(recipe: Recipe, prepared: Prepared, run: Run, checkpoint: Path | None
             save_model(model, prepared.loaded.tokenizer, folder)
             if base and base.hub_id:
                 name_base(folder, base.hub_id, base.revision)
-        model = model.merge_and_unload()
+        model = merge_adapter(model)
     with folder_written_atomically(run.model) as folder:
         save_model(model, prepared.loaded.tokenizer, folder)
     run.set_latest()

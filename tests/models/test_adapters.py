@@ -5,8 +5,8 @@ import pytest
 import torch
 from tiny import make_model, make_rows
 
-from gptft.errors import UserError
-from gptft.models.adapters import add_adapter
+from gptft.errors import GptftError, UserError
+from gptft.models.adapters import add_adapter, merge_adapter, shared_embeddings
 from gptft.models.loading import load_model, save_model
 from gptft.recipe.schema import AdapterSection
 
@@ -77,6 +77,33 @@ def test_a_saved_adapter_loads_with_peft_and_merged_gives_the_same_logits(kind, 
 def test_adapters_that_lengthen_the_input_are_refused(kind):
     with pytest.raises(UserError, match=f"adapter.type: {kind} puts learned tokens before the input"):
         adapted(type=kind, num_virtual_tokens=4)
+
+
+@pytest.mark.parametrize("name", ["lm_head", "wte"])
+@pytest.mark.filterwarnings("ignore:.*tie")
+def test_an_adapter_on_embeddings_that_the_head_shares_is_refused(name):
+    with pytest.raises(UserError, match=f"target_modules: {name}: this model's head and embeddings are one weight"):
+        adapted(target_modules=["c_attn", name])
+
+
+@pytest.mark.filterwarnings("ignore:.*tie")
+def test_merging_that_would_change_what_the_model_says_is_refused():
+    from peft import LoraConfig, get_peft_model
+
+    model = get_peft_model(make_model(), LoraConfig(target_modules=["lm_head"]))
+    disturb(model)
+    with pytest.raises(GptftError, match="cannot be merged into its base: the logits would change by up to"):
+        merge_adapter(model)
+
+
+@pytest.mark.filterwarnings("ignore:.*tie")
+def test_a_head_that_is_trained_whole_is_merged_and_no_longer_shared():
+    model = adapted(modules_to_save=["lm_head"])
+    disturb(model)
+    expected = model.eval()(IDS).logits
+    merged = merge_adapter(model)
+    torch.testing.assert_close(merged(IDS).logits, expected, rtol=0, atol=1e-5)
+    assert shared_embeddings(make_model()) is not None and shared_embeddings(merged) is None
 
 
 def test_an_adapter_that_cannot_adapt_gpt2_is_one_sentence():
