@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,6 +75,7 @@ def load_model(
     config: dict[str, Any] | None = None,
     trust_remote_code: bool = False,
     classes: Callable[[Any], Classes] | None = None,
+    shapes: AbstractContextManager[Any] | None = None,
 ) -> LoadedModel:
     """Load a model in float32, by Hub id, folder, run or `starter`: a causal language model, or a sequence classifier.
 
@@ -86,6 +88,8 @@ def load_model(
         trust_remote_code: run code that comes with the model.
         classes: makes the labels to give the model, from its tokenizer. Where they have no token ids, the model gets a
             head for sequences, which is new (drawn by torch's seed) unless it is a classifier of as many labels.
+        shapes: no weights are read: the model is made in this context (a `FakeTensorMode`), in which tensors are but
+            shapes.
 
     Raises:
         UserError: not found, not a model, no safetensors, or an unknown configuration field.
@@ -100,7 +104,7 @@ def load_model(
     labels = classes(loaded) if classes else None
     with loading_errors(base.requested):
         if (Path(base.location) / "adapter_config.json").is_file():
-            model = _merged_adapter(base.location, config, trust_remote_code)
+            model = _merged_adapter(base.location, config, trust_remote_code, shapes)
         else:
             settings = AutoConfig.from_pretrained(base.location, **options)
             _configure(settings, config or {}, base.requested)
@@ -108,11 +112,15 @@ def load_model(
             if labels:
                 labels.write_to(settings)
             kind = AutoModelForSequenceClassification if sequence else AutoModelForCausalLM
-            # Only the head can differ in size, where the base is a classifier of other labels.
-            options |= {"ignore_mismatched_sizes": sequence and labels is not None}
-            model = kind.from_pretrained(
-                base.location, config=settings, dtype=torch.float32, use_safetensors=True, **options
-            )
+            if shapes:
+                with shapes:
+                    model = kind.from_config(settings, dtype=torch.float32, trust_remote_code=trust_remote_code)
+            else:
+                # Only the head can differ in size, where the base is a classifier of other labels.
+                options |= {"ignore_mismatched_sizes": sequence and labels is not None}
+                model = kind.from_pretrained(
+                    base.location, config=settings, dtype=torch.float32, use_safetensors=True, **options
+                )
     _align(model, loaded)
     return LoadedModel(model.eval(), loaded, base)
 
@@ -122,6 +130,7 @@ def load_for_training(
     texts: Callable[[], Iterable[str]],
     checkpoint: Path | None = None,
     classes: Callable[[Any], Classes] | None = None,
+    shapes: AbstractContextManager[Any] | None = None,
 ) -> LoadedModel:
     """Load what a recipe starts from: its base, or a new model, with the adapter it names.
 
@@ -130,6 +139,7 @@ def load_for_training(
         texts: gives the training texts, for a tokenizer trained from scratch.
         checkpoint: what is being resumed; a tokenizer trained from scratch is then the one in it.
         classes: makes the labels of a classifier, from the tokenizer.
+        shapes: as for `load_model`: no weights, shapes alone.
 
     Raises:
         UserError: as `load_model`; the base is a classifier and the task is another; `data.max_length` is beyond the
@@ -137,7 +147,7 @@ def load_for_training(
     """
     section = recipe.model
     if section.base is None:
-        loaded = _from_scratch(recipe, texts, checkpoint, classes)
+        loaded = _from_scratch(recipe, texts, checkpoint, classes, shapes)
     else:
         loaded = load_model(
             section.base,
@@ -147,6 +157,7 @@ def load_for_training(
             config=section.config,
             trust_remote_code=section.trust_remote_code,
             classes=classes,
+            shapes=shapes,
         )
     if classes is None and not loaded.model.can_generate():
         raise UserError(
@@ -162,7 +173,8 @@ def load_for_training(
     if recipe.adapter:
         from gptft.models.adapters import add_adapter
 
-        loaded.model = add_adapter(loaded.model, recipe.adapter)
+        with shapes or nullcontext():
+            loaded.model = add_adapter(loaded.model, recipe.adapter)
     return loaded
 
 
@@ -181,7 +193,12 @@ def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def _merged_adapter(folder: str, config: dict[str, Any] | None, trust_remote_code: bool) -> Any:
+def _merged_adapter(
+    folder: str,
+    config: dict[str, Any] | None,
+    trust_remote_code: bool,
+    shapes: AbstractContextManager[Any] | None,
+) -> Any:
     from peft import PeftConfig, PeftModel
     from transformers import AutoConfig
 
@@ -198,9 +215,12 @@ def _merged_adapter(folder: str, config: dict[str, Any] | None, trust_remote_cod
         config=config,
         trust_remote_code=trust_remote_code,
         classes=(lambda _: Classes.read_from(own)) if "classes" in settings else None,
+        shapes=shapes,
     )
-    adapted: Any = PeftModel.from_pretrained(base.model, folder)
-    merged = adapted.merge_and_unload().requires_grad_(True)
+    merged = base.model
+    if shapes is None:
+        adapted: Any = PeftModel.from_pretrained(merged, folder)
+        merged = adapted.merge_and_unload().requires_grad_(True)
     if settings:
         setattr(merged.config, SETTINGS, settings)
     return merged
@@ -253,6 +273,7 @@ def _from_scratch(
     texts: Callable[[], Iterable[str]],
     checkpoint: Path | None,
     classes: Callable[[Any], Classes] | None,
+    shapes: AbstractContextManager[Any] | None,
 ) -> LoadedModel:
     from transformers import GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel, set_seed
 
@@ -276,7 +297,7 @@ def _from_scratch(
     if labels:
         labels.write_to(settings)
     kind = GPT2ForSequenceClassification if labels and not labels.token_ids else GPT2LMHeadModel
-    with loading_errors("A model of the shape in model.config"):
+    with loading_errors("A model of the shape in model.config"), shapes or nullcontext():
         model = kind(settings)
     _align(model, tokenizer)
     return LoadedModel(model, tokenizer, None)
