@@ -129,4 +129,3 @@ def _nearest(signatures: np.ndarray, train: int) -> np.ndarray:
             same = (signatures[rows[part]] == signatures[before[part]]).mean(axis=1) >= NEAR
             nearest[rows[part][same]] = before[part][same]
     return nearest
-

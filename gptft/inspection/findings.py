@@ -64,7 +64,9 @@ def refuse(findings: Iterable[Finding], strict: bool = False) -> None:
     if bad := [finding for finding in findings if finding.level in levels]:
         lines = "\n".join(f"  {finding.name}: {finding.sentences()}" for finding in bad)
         names = ", ".join(finding.name for finding in bad)
-        raise UserError(f"The recipe or its data would not give what is meant:\n{lines}\nMeant so? data.accept=[{names}]")
+        raise UserError(
+            f"The recipe or its data would not give what is meant:\n{lines}\nMeant so? data.accept=[{names}]"
+        )
 
 
 def share(part: int, whole: int) -> str:

@@ -87,7 +87,9 @@ def check(
     elif limit is None:
         tokens = lengths["train"].preparation.tokens
         if tokens and found.bytes < _FEW_BYTES * tokens:
-            findings.append(Finding("foreign_tokenizer", f"a token stands for {found.bytes / tokens:.1f} bytes of text"))
+            findings.append(
+                Finding("foreign_tokenizer", f"a token stands for {found.bytes / tokens:.1f} bytes of text")
+            )
     findings += length_findings(lengths, batches, task in ("dialogue", "completion"))
     findings += plan_findings(plan, recipe, arguments, len(prepared.train), prepared.validation is not None)
     return Basics(found, lengths, batches, plan, examples, compared, findings)
@@ -119,7 +121,9 @@ def _unknown_labels(prepared: Prepared) -> list[Finding]:
         return []
     known = {*classes.names, classes.out_of_scope}
     unknown = {name for names in rows["targets"][:] for name in names} - known
-    return [Finding("labels_not_in_train", f"test has labels that train has not: {', '.join(sorted(unknown)[:5])}")] * bool(unknown)
+    return [
+        Finding("labels_not_in_train", f"test has labels that train has not: {', '.join(sorted(unknown)[:5])}")
+    ] * bool(unknown)
 
 
 @dataclass
@@ -209,9 +213,7 @@ def inspect(recipe: Recipe, *, with_probe: bool = False, shown: int = 2, console
     found += duplicate_findings(duplicates, prepared.splits.report)
     columns = source_columns(recipe)
     report = prepared.splits.report
-    return Inspection(
-        recipe, report, columns, basics, duplicates, languages, memory, measured, standing(found, recipe)
-    )
+    return Inspection(recipe, report, columns, basics, duplicates, languages, memory, measured, standing(found, recipe))
 
 
 def _reads(recipe: Recipe, prepared: Prepared, batches: Batches) -> np.ndarray:
@@ -234,7 +236,7 @@ def duplicate_findings(found: Duplicates, report: DataReport) -> list[Finding]:
             if count > 0.1 * rows:
                 words = f"{share(count, rows)} rows of train say nearly the same as an earlier one"
                 findings.append(Finding("near_duplicates", words, places))
-        elif count - report.overlap.get(name, 0) > 0.01 * rows:
+        elif count - report.overlap.get(name, 0) > 0.02 * rows:
             words = f"data.{name}: {share(count, rows)} rows say nearly the same as one of train"
             findings.append(Finding("held_out_near_train", words, places))
     return findings

@@ -65,5 +65,3 @@ def language_findings(found: dict[str, Languages]) -> list[Finding]:
             words = f"{name} is in the language {languages.main}, train in {main}"
             findings.append(Finding("held_out_in_another_language", words))
     return findings
-
-

@@ -81,7 +81,9 @@ def make_plan(model: Any, batches: Batches, arguments: TrainingArguments, runs: 
     )
 
 
-def plan_findings(plan: Plan, recipe: Recipe, arguments: TrainingArguments, rows: int, has_validation: bool) -> list[Finding]:
+def plan_findings(
+    plan: Plan, recipe: Recipe, arguments: TrainingArguments, rows: int, has_validation: bool
+) -> list[Finding]:
     """Settings that do not fit the data, each other, or the disk; `rows`: examples of train."""
     findings = []
     rate = arguments.learning_rate
@@ -97,7 +99,9 @@ def plan_findings(plan: Plan, recipe: Recipe, arguments: TrainingArguments, rows
         findings.append(Finding("warmup_too_long", words))
     step_rows = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps
     if step_rows > rows:
-        findings.append(Finding("batch_beyond_data", f"a step takes {step_rows:,} rows, and train has {rows:,} examples"))
+        findings.append(
+            Finding("batch_beyond_data", f"a step takes {step_rows:,} rows, and train has {rows:,} examples")
+        )
     elif plan.steps < 20 and not trial:
         findings.append(Finding("few_steps", f"the training is {plan.steps:,} steps"))
     if has_validation and str(arguments.eval_strategy).endswith("STEPS") and (arguments.eval_steps or 0) > plan.steps:
@@ -134,7 +138,9 @@ class MemoryPlan:
         return {**asdict(self), "total": self.total}
 
 
-def plan_memory(simulator: StepSimulator, batches: Batches, reads: np.ndarray, process: int, machine: int) -> MemoryPlan:
+def plan_memory(
+    simulator: StepSimulator, batches: Batches, reads: np.ndarray, process: int, machine: int
+) -> MemoryPlan:
     """The peak over the batches of an epoch.
 
     Args:

@@ -70,7 +70,9 @@ def chunks(rows: Dataset, task: str, limit: int | None = None) -> Iterator[Chunk
     for start in range(0, len(table), CHUNK):
         part: Any = table[start : start + CHUNK]
         columns = {name: part[name].combine_chunks() for name in part.column_names}
-        columns = {name: pa.concat_arrays(c.chunks) if isinstance(c, pa.ChunkedArray) else c for name, c in columns.items()}
+        columns = {
+            name: pa.concat_arrays(c.chunks) if isinstance(c, pa.ChunkedArray) else c for name, c in columns.items()
+        }
         messages, text, targets = columns["messages"], columns["text"], columns["targets"]
         count, roles, labels = len(part), None, None
         if messages.null_count < count:
@@ -194,7 +196,9 @@ class Scan:
             wanted = answer.strip().casefold()
             self.compared += 1
             inside = len(wanted) > 2 and wanted in asked.casefold()
-            self.counts["answer_in_prompt"] += inside and bool(re.search(rf"(?<!\w){re.escape(wanted)}(?!\w)", asked.casefold()))
+            self.counts["answer_in_prompt"] += inside and bool(
+                re.search(rf"(?<!\w){re.escape(wanted)}(?!\w)", asked.casefold())
+            )
 
 
 def scan(rows: Dataset, task: str, eos: str, limit: int | None = None) -> Scan:

@@ -65,7 +65,9 @@ FINDINGS: dict[str, Kind] = {
         "warning", "The model would learn to say nothing.", "remove the turns of the assistant that are empty"
     ),
     "empty_system_prompt": Kind(
-        "warning", "The model would learn that an empty system turn comes first.", "remove the system turns without text"
+        "warning",
+        "The model would learn that an empty system turn comes first.",
+        "remove the system turns without text",
     ),
     "same_role_twice": Kind(
         "warning",
@@ -92,14 +94,18 @@ FINDINGS: dict[str, Kind] = {
         "warning", "They stand for a value that is missing, and would be learned.", "remove these rows"
     ),
     "url_only": Kind(
-        "warning", "A row that is nothing but a link teaches nothing but links.", "replace the links by what they lead to"
+        "warning",
+        "A row that is nothing but a link teaches nothing but links.",
+        "replace the links by what they lead to",
     ),
     "markup": Kind("warning", "Tags and entities would be learned as text.", "remove the markup from the data"),
     "mojibake": Kind(
-        "warning", "The text was decoded wrongly once, and the model would learn to write so.", "save the file anew as UTF-8"
+        "warning",
+        "The text was decoded wrongly once, and the model would learn to write so.",
+        "save the file anew as UTF-8",
     ),
     "control_characters": Kind(
-        "warning",
+        "note",
         "They come of binary data, or of files joined together; they were removed.",
         "look at these rows (data.cleaning.control_characters: false keeps them)",
     ),
@@ -119,15 +125,21 @@ FINDINGS: dict[str, Kind] = {
         "keep one of each",
     ),
     "other_language": Kind(
-        "warning", "The model would answer in that language at times.", "remove these rows, or move them to a recipe of their own"
+        "warning",
+        "The model would answer in that language at times.",
+        "remove these rows, or move them to a recipe of their own",
     ),
     # Labels.
     "one_label": Kind("error", "There is nothing to tell apart.", "check data.columns: {label: YOUR_COLUMN}"),
     "rare_labels": Kind(
-        "warning", "A label with so few rows is not learned, and cannot be scored.", "add rows, or join it with another label"
+        "warning",
+        "A label with so few rows is not learned, and cannot be scored.",
+        "add rows, or join it with another label",
     ),
     "unbalanced_labels": Kind(
-        "warning", "A model that always gives the most frequent label would look good.", "classification.class_weights: balanced"
+        "warning",
+        "A model that always gives the most frequent label would look good.",
+        "classification.class_weights: balanced",
     ),
     "similar_labels": Kind(
         "warning", "Labels that differ in case or spaces alone are learned as different ones.", "write them in one way"
@@ -146,7 +158,9 @@ FINDINGS: dict[str, Kind] = {
         "warning", "Scores on them show memory more than learning.", "remove them from one of the two"
     ),
     "held_out_in_another_language": Kind(
-        "warning", "Scores would be of what the model has not learned.", "give the right files to data.train and data.test"
+        "warning",
+        "Scores would be of what the model has not learned.",
+        "give the right files to data.train and data.test",
     ),
     # Settings.
     "learning_rate_high": Kind(
@@ -156,22 +170,32 @@ FINDINGS: dict[str, Kind] = {
         "warning", "The weights would hardly move.", "training.learning_rate (usual: 1e-5 to 1e-3)"
     ),
     "warmup_too_long": Kind(
-        "warning", "The learning rate never reaches what the recipe says.", "training.warmup_steps (a share such as 0.05 fits any length)"
+        "warning",
+        "The learning rate never reaches what the recipe says.",
+        "training.warmup_steps (a share such as 0.05 fits any length)",
     ),
     "few_steps": Kind(
-        "warning", "So few updates hardly change a model.", "training.num_train_epochs, or a smaller training.per_device_train_batch_size"
+        "warning",
+        "So few updates hardly change a model.",
+        "training.num_train_epochs, or a smaller training.per_device_train_batch_size",
     ),
     "batch_beyond_data": Kind(
-        "warning", "A step takes more rows than there are, so an epoch is one small step.", "training.per_device_train_batch_size"
+        "warning",
+        "A step takes more rows than there are, so an epoch is one small step.",
+        "training.per_device_train_batch_size",
     ),
     "never_evaluated": Kind(
         "warning", "Training ends before the first evaluation.", "training.eval_steps, or eval_strategy: epoch"
     ),
     "much_padding": Kind(
-        "warning", "This part of the computation is spent on padding.", "training.train_sampling_strategy: group_by_length"
+        "warning",
+        "This part of the computation is spent on padding.",
+        "training.train_sampling_strategy: group_by_length",
     ),
     "memory_too_small": Kind(
-        "warning", "Training would be killed at its longest batch.", "training.per_device_train_batch_size (with gradient_accumulation_steps), or gradient_checkpointing: true"
+        "warning",
+        "Training would be killed at its longest batch.",
+        "training.per_device_train_batch_size (with gradient_accumulation_steps), or gradient_checkpointing: true",
     ),
     "disk_too_small": Kind(
         "warning", "Checkpoints could not be written.", "training.save_total_limit, or save_only_model: true"
