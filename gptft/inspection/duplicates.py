@@ -9,11 +9,13 @@ error of 0.06), then the sets themselves, of the first `COMPARED` pairs; beyond 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import rensa
 
-from gptft.inspection.rows import Chunk, chunks, hashes
+from gptft.inspection.rows import Chunk, chunks, compute, hashes
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -22,6 +24,7 @@ NEAR = 0.8
 COMPARED = 50_000
 BANDS, WIDTH = 8, 5
 _SEED = 1
+_MINHASH: Any = getattr(rensa, "RMinHash")  # noqa: B009 - an extension module without types
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -76,7 +79,7 @@ def find_duplicates(splits: dict[str, Dataset], task: str, shown: int = 3) -> Du
 
 def _word_sets(rows: Dataset, indices: np.ndarray, task: str) -> list[set[int]]:
     numbers, starts = _sets(next(chunks(rows.select(indices), task)))
-    return [set(numbers[start:stop].tolist()) for start, stop in zip(starts[:-1], starts[1:], strict=True)]
+    return [set(numbers[start:stop].tolist()) for start, stop in pairwise(starts)]
 
 
 def _said(rows: Dataset, index: int, task: str) -> tuple[str, str]:
@@ -86,12 +89,10 @@ def _said(rows: Dataset, index: int, task: str) -> tuple[str, str]:
 
 def _sets(chunk: Chunk) -> tuple[np.ndarray, np.ndarray]:
     """Words and pairs of words as numbers, row after row, and where each row begins."""
-    import pyarrow.compute as pc
-
-    letters = pc.replace_substring_regex(pc.utf8_lower(chunk.texts), r"[^\p{L}\p{N}]+", " ")
+    letters = compute.replace_substring_regex(compute.utf8_lower(chunk.texts), r"[^\p{L}\p{N}]+", " ")
     # Scripts without spaces: each sign is a word.
-    letters = pc.replace_substring_regex(letters, r"([\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}])", r" \1 ")
-    words: Any = pc.split_pattern(pc.utf8_trim_whitespace(letters), " ")
+    letters = compute.replace_substring_regex(letters, r"([\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}])", r" \1 ")
+    words: Any = compute.split_pattern(compute.utf8_trim_whitespace(letters), " ")
     flat = words.flatten().dictionary_encode()
     numbers = hashes(flat.dictionary)[flat.indices.to_numpy()]
     row = np.repeat(chunk.row, words.value_lengths().to_numpy())
@@ -104,10 +105,8 @@ def _sets(chunk: Chunk) -> tuple[np.ndarray, np.ndarray]:
 
 def signature(chunk: Chunk) -> np.ndarray:
     """MinHash signatures of a chunk's rows, shape (rows, BANDS * WIDTH), 32 bits each."""
-    from rensa import RMinHash
-
     numbers, starts = _sets(chunk)
-    matrix = RMinHash.digest_matrix_from_flat_token_hashes(numbers, starts, BANDS * WIDTH, _SEED)
+    matrix = _MINHASH.digest_matrix_from_flat_token_hashes(numbers, starts, BANDS * WIDTH, _SEED)
     return np.array(matrix.to_rows(), dtype=np.uint32)
 
 

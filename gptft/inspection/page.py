@@ -17,7 +17,8 @@ table { border-collapse: collapse; display: block; overflow-x: auto; }
 td, th { padding: .2rem .7rem; border-bottom: 1px solid var(--line); text-align: right; vertical-align: top; }
 td:first-child, th:first-child { text-align: left; }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; border: 1px solid var(--line); padding: .7rem; }
-span { outline: 1px dotted var(--line); } .supervised { background: var(--said); } .special { background: var(--special); }
+span { outline: 1px dotted var(--line); }
+.supervised { background: var(--said); } .special { background: var(--special); }
 .supervised.special { background: var(--said); font-weight: bold; } img { max-width: 100%; }
 .error b { color: #c22; } .warning b { color: #a60; }
 """
@@ -69,4 +70,5 @@ def page(found: Inspection) -> str:
         rows = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in table.rows)
         parts.append(f"<h2>{escape(table.title)}</h2><table><tr>{head}</tr>{rows}</table>")
     body = "\n".join(parts)
-    return f'<!doctype html>\n<html lang="en"><meta charset="utf-8"><title>{title}</title>\n<style>{_STYLE}</style>\n{body}\n</html>\n'
+    head = f'<meta charset="utf-8"><title>{title}</title>\n<style>{_STYLE}</style>'
+    return f'<!doctype html>\n<html lang="en">{head}\n{body}\n</html>\n'

@@ -88,7 +88,8 @@ def plan_findings(
     findings = []
     rate = arguments.learning_rate
     if str(arguments.optim).rpartition(".")[2].lower().startswith("adam"):
-        if rate > 5e-3:
+        # Models of less than a million parameters bear more.
+        if rate > (5e-3 if plan.parameters > 1_000_000 else 5e-2):
             findings.append(Finding("learning_rate_high", f"training.learning_rate is {rate:g}"))
         elif rate < 1e-7:
             findings.append(Finding("learning_rate_low", f"training.learning_rate is {rate:g}"))

@@ -9,12 +9,17 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas.util
+import pyarrow as pa
+import pyarrow.compute
 
 from gptft.inspection.findings import Finding, share
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
+compute: Any = pyarrow.compute
+"""Untyped: pyarrow makes its functions when it is imported."""
 CHUNK = 10_000
 _PLACES = 3
 _PATTERNS = {
@@ -63,8 +68,6 @@ def stride(rows: Dataset, limit: int | None) -> int:
 
 def chunks(rows: Dataset, task: str, limit: int | None = None) -> Iterator[Chunk]:
     """The rows in chunks, or every n-th so that there are at most `limit`."""
-    import pyarrow as pa
-
     step = stride(rows, limit)
     table = (rows if step == 1 else rows.select(range(0, len(rows), step))).with_format("arrow")
     for start in range(0, len(table), CHUNK):
@@ -94,8 +97,6 @@ def chunks(rows: Dataset, task: str, limit: int | None = None) -> Iterator[Chunk
 
 def hashes(texts: Any) -> np.ndarray:
     """A number (64 bits) for each of some Arrow strings, the same everywhere."""
-    import pandas
-
     return pandas.util.hash_array(np.asarray(texts.to_numpy(zero_copy_only=False), dtype=object), categorize=False)
 
 
@@ -121,8 +122,6 @@ class Scan:
 
     def add(self, chunk: Chunk) -> None:
         """Look at some more rows."""
-        import pyarrow as pa
-        import pyarrow.compute as pc
 
         def mark(name: str, texts: Any, row: np.ndarray = chunk.row) -> None:
             found = np.unique(row[np.asarray(texts)])
@@ -131,14 +130,14 @@ class Scan:
             known += [chunk.origins[int(index)].as_py() for index in found[: _PLACES - len(known)]]
 
         def matches(texts: Any, pattern: str) -> np.ndarray:
-            return pc.match_substring_regex(texts, pattern).to_numpy(zero_copy_only=False).astype(bool)
+            return compute.match_substring_regex(texts, pattern).to_numpy(zero_copy_only=False).astype(bool)
 
         for name, pattern in _PATTERNS.items():
             # A document may be about markup: the tasks that answer should not.
             if (name, self.task) != ("markup", "pretraining"):
                 mark(name, matches(chunk.texts, pattern))
-        mark("end_of_text_written", pc.match_substring(chunk.texts, self.eos).to_numpy(zero_copy_only=False))
-        sizes = pc.binary_length(chunk.texts).to_numpy()
+        mark("end_of_text_written", compute.match_substring(chunk.texts, self.eos).to_numpy(zero_copy_only=False))
+        sizes = compute.binary_length(chunk.texts).to_numpy()
         self.bytes += int(sizes.sum())
         count = len(chunk.origins)
         characters = np.bincount(chunk.row, weights=sizes, minlength=count).astype(np.int64)
@@ -168,8 +167,6 @@ class Scan:
         self.rows += count
 
     def _add_labels(self, chunk: Chunk) -> None:
-        import pyarrow as pa
-
         assert chunk.labels is not None
         joined = ["|".join(sorted(names)) for names in chunk.labels]
         self.asked.append(np.stack([hashes(chunk.texts), hashes(pa.array(joined))]))

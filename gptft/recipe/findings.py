@@ -49,7 +49,7 @@ FINDINGS: dict[str, Kind] = {
     ),
     "prompt_ends_in_space": Kind(
         "warning",
-        "In GPT-2's vocabulary the space belongs to the word after it, so a prompt that ends in one asks for rare tokens.",
+        "In GPT-2's vocabulary the space belongs to the word after it, so a prompt that ends in one misleads.",
         "move the space from the end of template.prompt to the start of template.completion",
     ),
     "foreign_tokenizer": Kind(
