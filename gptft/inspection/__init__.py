@@ -1,1 +1,1 @@
-"""What a model would see, before hours of training: `gptft inspect`, and the checks that `gptft finetune` begins with."""
+"""What a model would see, before hours of training: `gptft inspect`, and the first checks of `gptft finetune`."""

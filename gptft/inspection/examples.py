@@ -58,28 +58,30 @@ def look_at(prepared: Prepared, max_length: int, shown: int) -> tuple[list[Examp
     head = encoded.select(range(min(len(encoded), LOOKED_AT)))
     assert prepared.splits.train is not None
     rows = prepared.splits.train.select(range(min(len(prepared.splits.train), LOOKED_AT)))
-    place = {origin: index for index, origin in enumerate(rows["origin"][:])}
-    examples, wrong, compared = [], [], 0
+    row_of = {row["origin"]: row for row in rows}  # type: ignore[index, call-overload]
+    prompts: dict[str, list[list[int]]] = {}
+    for prompt in task.prompts(rows, tokenizer, max_length):
+        # A turn of a conversation is named by its number after the row.
+        origin = prompt.origin if prompt.origin in row_of else prompt.origin.rpartition("#")[0]
+        prompts.setdefault(origin, []).append(prompt.input_ids)
+    if isinstance(task, Classification):
+        asked = task.encoder.prompts(tokenizer, rows["text"][:], max_length)
+        prompts = {origin: [ids] for origin, ids in zip(rows["origin"][:], asked, strict=True)}
+    examples, wrong, compared, cut = [], [], 0, set()
     for number, example in enumerate(head):
         ids, labels, origin = example["input_ids"], example["labels"], example["origin"]  # type: ignore[index]
-        prompt = label = None
-        row = rows.select([place[origin]]) if origin in place else None
-        if isinstance(task, Classification):
-            label = ", ".join(row["targets"][0]) if row else None
-            prompts = task.encoder.prompts(tokenizer, row["text"][:], max_length) if row else []
-            labels = [IGNORED] * len(ids)
-        else:
-            prompts = [prompt.input_ids for prompt in task.prompts(row, tokenizer, max_length)] if row else []
         # Of a conversation that does not fit, an example is a window, and a prompt has its own.
-        for asked in [] if example["shortened"] else prompts:  # type: ignore[index]
+        cut |= {origin} if example["shortened"] else set()  # type: ignore[index]
+        for asked in [] if origin in cut else prompts.get(origin, []):
             compared += 1
-            if ids[: len(asked)] != asked and len(asked) < max_length:
+            if ids[: len(asked)] != asked:
                 wrong.append(origin)
         if number < shown:
-            prompt = tokenizer.decode(prompts[-1]) if prompts else None
-            examples.append(Example(origin, pieces_of(tokenizer, ids, labels), prompt, label))
-        elif wrong and number > 10:
-            break
+            row, said = row_of.get(origin), prompts.get(origin)
+            label = ", ".join(row["targets"]) if row and isinstance(task, Classification) else None
+            labels = [IGNORED] * len(ids) if label is not None else labels
+            text = tokenizer.decode(said[-1]) if said and origin not in cut else None
+            examples.append(Example(origin, pieces_of(tokenizer, ids, labels), text, label))
     findings = []
     if wrong:
         words = f"the prompt at inference is not how the training row begins, in {len(wrong):,} of {compared:,} prompts"

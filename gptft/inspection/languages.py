@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -34,12 +35,17 @@ class Languages:
         return language if count > 0.5 * self.counts.total() else None
 
 
-def find_languages(rows: Dataset, task: str) -> Languages:
-    """Guess the language of the texts that are learned, in at most `SAMPLE` rows spread over the split."""
+@cache
+def _identifier() -> Any:
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
-    identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
-    counts, places = Counter[str](), dict[str, str]()
+    # A second to unpack.
+    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+
+
+def find_languages(rows: Dataset, task: str) -> Languages:
+    """Guess the language of the texts that are learned, in at most `SAMPLE` rows spread over the split."""
+    identifier, counts, places = _identifier(), Counter[str](), dict[str, str]()
     for chunk in chunks(rows, task, SAMPLE):
         learned = chunk.answers if chunk.answers.any() else np.ones(len(chunk.row), bool)
         for index in np.flatnonzero(learned).tolist():

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas.util
 import pyarrow as pa
 import pyarrow.compute
+from pandas.util import hash_array
 
 from gptft.inspection.findings import Finding, share
 
@@ -97,7 +97,8 @@ def chunks(rows: Dataset, task: str, limit: int | None = None) -> Iterator[Chunk
 
 def hashes(texts: Any) -> np.ndarray:
     """A number (64 bits) for each of some Arrow strings, the same everywhere."""
-    return pandas.util.hash_array(np.asarray(texts.to_numpy(zero_copy_only=False), dtype=object), categorize=False)
+    values = np.asarray(texts.to_numpy(zero_copy_only=False), dtype=object)
+    return hash_array(values, categorize=False)
 
 
 @dataclass
