@@ -197,7 +197,8 @@ def inspect(recipe: Recipe, *, with_probe: bool = False, shown: int = 2, console
     with console.status("Predicting memory"):
         reads = _reads(recipe, prepared, basics.batches)
         simulator = StepSimulator(prepared.loaded.model, mode, arguments)
-        memory = plan_memory(simulator, basics.batches, reads, held, machine)
+        seen = basics.plan.steps * arguments.gradient_accumulation_steps
+        memory = plan_memory(simulator, basics.batches, seen, reads, held, machine)
     measured = None
     if with_probe:
         from gptft.inspection.probe import probe

@@ -140,13 +140,14 @@ class MemoryPlan:
 
 
 def plan_memory(
-    simulator: StepSimulator, batches: Batches, reads: np.ndarray, process: int, machine: int
+    simulator: StepSimulator, batches: Batches, seen: int, reads: np.ndarray, process: int, machine: int
 ) -> MemoryPlan:
-    """The peak over the batches of an epoch.
+    """The peak over the batches that training sees.
 
     Args:
         simulator: of the model.
         batches: of an epoch.
+        seen: how many of them come before training ends.
         reads: positions of each batch whose logits are computed.
         process: bytes that the process holds beside the model.
         machine: bytes that it can have.
@@ -157,7 +158,7 @@ def plan_memory(
         return StepShape(len(batches.rows[index]) * times, int(batches.width[index]), int(reads[index]) * times)
 
     # The widest batch, and the one with the most logits: one of them is the largest.
-    candidates = {int(batches.padded.argmax()), int(reads.argmax())}
+    candidates = {int(batches.padded[:seen].argmax()), int(reads[:seen].argmax())}
     peaks = {index: simulator.peak(shape(index)) for index in candidates}
     worst = max(peaks, key=lambda index: peaks[index].total)
     # The peak grows evenly with the rows of a batch.

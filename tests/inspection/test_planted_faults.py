@@ -139,11 +139,14 @@ def test_a_planted_fault_is_named(fault: str, write_recipe: Callable[..., Any], 
 
 CLEAN = {
     "dialogue": (pairs(), {}),
-    "turns": (chats("user", "assistant", "user", "assistant"), {"model": {"config": {"n_positions": 1024}}}),
+    "turns": ([{"messages": [
+        {"role": "user", "content": f"A {WORDS[n % 20]} {THINGS[n // 3]}?"}, {"role": "assistant", "content": f"Yes, {n}."},
+        {"role": "user", "content": f"And {THINGS[n % 20]}?"}, {"role": "assistant", "content": f"No, {WORDS[n % 20]} only."},
+    ]} for n in range(60)], {}),
     "completion": (pairs(), {"task": "completion"}),
     "classification": (texts(), {"task": "classification", "data": {"columns": {"label": "label"}}}),
     "pretraining": ([{"text": row["completion"]} for row in pairs(200)], {"task": "pretraining"}),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", CLEAN)
