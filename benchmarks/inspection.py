@@ -53,7 +53,11 @@ def rows(count: int) -> None:
                 for _ in range(size):
                     question, answer = (" ".join(draw.choices(words, k=draw.randint(5, 15))) for _ in range(2))
                     file.write(json.dumps({"prompt": question, "completion": answer}) + "\n")
-        recipe = {"task": "dialogue", "model": {"base": "starter"}, "data": {"train": "train.jsonl", "test": "test.jsonl"}}
+        recipe = {
+            "task": "dialogue",
+            "model": {"base": "starter"},
+            "data": {"train": "train.jsonl", "test": "test.jsonl"},
+        }
         (folder / "million.yaml").write_text(json.dumps(recipe))
         os.environ["HF_DATASETS_CACHE"] = str(folder / "cache")
         for time_of in ("with preparation", "prepared"):

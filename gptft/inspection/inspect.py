@@ -176,7 +176,6 @@ def inspect(recipe: Recipe, *, with_probe: bool = False, shown: int = 2, console
         UserError: data or settings with which no fine-tuning would start either.
     """
     import psutil
-    from torch._subclasses.fake_tensor import FakeTensorMode
 
     from gptft.inspection.duplicates import find_duplicates
     from gptft.inspection.languages import find_languages, language_findings
@@ -184,11 +183,11 @@ def inspect(recipe: Recipe, *, with_probe: bool = False, shown: int = 2, console
     from gptft.models.quiet import quiet_libraries
     from gptft.training.arguments import training_arguments
     from gptft.training.finetune import prepare
+    from gptft.training.trainer import FineTuner  # noqa: F401 - what a training imports is in its memory
 
     console = console or Console(stderr=True)
     quiet_libraries()
-    mode = FakeTensorMode(allow_non_fake_inputs=True)
-    prepared = prepare(recipe, Console(quiet=True), shapes=mode)
+    prepared = prepare(recipe, Console(quiet=True), shapes=True)
     arguments = training_arguments(recipe, RUNS / recipe.name, prepared.validation is not None)
     held = psutil.Process().memory_info().rss
     machine = held + psutil.virtual_memory().available
@@ -196,7 +195,7 @@ def inspect(recipe: Recipe, *, with_probe: bool = False, shown: int = 2, console
         basics = check(recipe, prepared, arguments, limit=None, shown=shown)
     with console.status("Predicting memory"):
         reads = _reads(recipe, prepared, basics.batches)
-        simulator = StepSimulator(prepared.loaded.model, mode, arguments)
+        simulator = StepSimulator(prepared.loaded.model, arguments)
         seen = basics.plan.steps * arguments.gradient_accumulation_steps
         memory = plan_memory(simulator, basics.batches, seen, reads, held, machine)
     measured = None

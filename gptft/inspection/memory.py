@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.nn import functional
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn import Parameter, functional
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -79,15 +80,16 @@ class StepSimulator:
     """Runs steps of a model whose tensors are shapes.
 
     Args:
-        model: made in `mode`; it is put in training mode.
-        mode: the FakeTensorMode that the model was made in.
+        model: on the device `meta`; its tensors are replaced, and it is put in training mode.
         arguments: of the training: precision, optimizer, accumulation, checkpointing of gradients.
     """
 
-    def __init__(self, model: Any, mode: Any, arguments: TrainingArguments) -> None:
+    def __init__(self, model: Any, arguments: TrainingArguments) -> None:
         from transformers import Trainer
 
-        self.model, self.mode, self.arguments = model.train(), mode, arguments
+        self.model, self.arguments, self.mode = model.train(), arguments, FakeTensorMode(allow_non_fake_inputs=True)
+        with self.mode:
+            _give_shapes(model, arguments.device)
         if arguments.gradient_checkpointing:
             model.gradient_checkpointing_enable(arguments.gradient_checkpointing_kwargs)
         self.trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -129,3 +131,14 @@ class StepSimulator:
         smoothing = self.arguments.label_smoothing_factor
         targets = ids.new_zeros(len(logits))
         functional.cross_entropy(logits, targets, reduction="sum", label_smoothing=smoothing).backward()
+
+
+def _give_shapes(model: Any, device: torch.device) -> None:
+    """Replace tensors on `meta` by shapes that know the device they stand for; what is shared stays shared."""
+    made: dict[int, Any] = {}
+    for module in model.modules():
+        for name, old in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
+            if id(old) not in made:
+                tensor = torch.empty(old.shape, dtype=old.dtype, device=device)
+                made[id(old)] = Parameter(tensor, old.requires_grad) if isinstance(old, Parameter) else tensor
+            setattr(module, name, made[id(old)])

@@ -75,7 +75,7 @@ def load_model(
     config: dict[str, Any] | None = None,
     trust_remote_code: bool = False,
     classes: Callable[[Any], Classes] | None = None,
-    shapes: AbstractContextManager[Any] | None = None,
+    shapes: bool = False,
 ) -> LoadedModel:
     """Load a model in float32, by Hub id, folder, run or `starter`: a causal language model, or a sequence classifier.
 
@@ -88,8 +88,7 @@ def load_model(
         trust_remote_code: run code that comes with the model.
         classes: makes the labels to give the model, from its tokenizer. Where they have no token ids, the model gets a
             head for sequences, which is new (drawn by torch's seed) unless it is a classifier of as many labels.
-        shapes: no weights are read: the model is made in this context (a `FakeTensorMode`), in which tensors are but
-            shapes.
+        shapes: no weights are read: the model is made on the device `meta`, where tensors are but shapes.
 
     Raises:
         UserError: not found, not a model, no safetensors, or an unknown configuration field.
@@ -113,7 +112,7 @@ def load_model(
                 labels.write_to(settings)
             kind = AutoModelForSequenceClassification if sequence else AutoModelForCausalLM
             if shapes:
-                with shapes:
+                with torch.device("meta"):
                     model = kind.from_config(settings, dtype=torch.float32, trust_remote_code=trust_remote_code)
             else:
                 # Only the head can differ in size, where the base is a classifier of other labels.
@@ -130,7 +129,7 @@ def load_for_training(
     texts: Callable[[], Iterable[str]],
     checkpoint: Path | None = None,
     classes: Callable[[Any], Classes] | None = None,
-    shapes: AbstractContextManager[Any] | None = None,
+    shapes: bool = False,
 ) -> LoadedModel:
     """Load what a recipe starts from: its base, or a new model, with the adapter it names.
 
@@ -173,7 +172,7 @@ def load_for_training(
     if recipe.adapter:
         from gptft.models.adapters import add_adapter
 
-        with shapes or nullcontext():
+        with _device(shapes):
             loaded.model = add_adapter(loaded.model, recipe.adapter)
     return loaded
 
@@ -193,11 +192,17 @@ def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
+def _device(shapes: bool) -> AbstractContextManager[Any]:
+    import torch
+
+    return torch.device("meta") if shapes else nullcontext()
+
+
 def _merged_adapter(
     folder: str,
     config: dict[str, Any] | None,
     trust_remote_code: bool,
-    shapes: AbstractContextManager[Any] | None,
+    shapes: bool,
 ) -> Any:
     from peft import PeftConfig, PeftModel
     from transformers import AutoConfig
@@ -218,7 +223,7 @@ def _merged_adapter(
         shapes=shapes,
     )
     merged = base.model
-    if shapes is None:
+    if not shapes:
         adapted: Any = PeftModel.from_pretrained(merged, folder)
         merged = adapted.merge_and_unload().requires_grad_(True)
     if settings:
@@ -273,7 +278,7 @@ def _from_scratch(
     texts: Callable[[], Iterable[str]],
     checkpoint: Path | None,
     classes: Callable[[Any], Classes] | None,
-    shapes: AbstractContextManager[Any] | None,
+    shapes: bool,
 ) -> LoadedModel:
     from transformers import GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel, set_seed
 
@@ -297,7 +302,7 @@ def _from_scratch(
     if labels:
         labels.write_to(settings)
     kind = GPT2ForSequenceClassification if labels and not labels.token_ids else GPT2LMHeadModel
-    with loading_errors("A model of the shape in model.config"), shapes or nullcontext():
+    with loading_errors("A model of the shape in model.config"), _device(shapes):
         model = kind(settings)
     _align(model, tokenizer)
     return LoadedModel(model, tokenizer, None)

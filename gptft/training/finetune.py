@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import partial
@@ -101,7 +101,7 @@ def prepare(
     recipe: Recipe,
     console: Console,
     checkpoint: Path | None = None,
-    shapes: AbstractContextManager[Any] | None = None,
+    shapes: bool = False,
 ) -> Prepared:
     """Read the data, load the model, encode: all that comes before the first step, said line by line.
 
@@ -109,7 +109,7 @@ def prepare(
         recipe: what to prepare.
         console: where it is said.
         checkpoint: what is being resumed.
-        shapes: no weights are read: the model is made in this context, in which tensors are but shapes.
+        shapes: no weights are read: the model is made on the device `meta`, where tensors are but shapes.
     """
     from transformers import set_seed
 
@@ -133,7 +133,7 @@ def prepare(
         loaded = load_for_training(recipe, lambda: _texts(train_rows), checkpoint, labels, shapes)
     _announce(recipe, loaded, console)
     task = make_task(recipe, loaded.model.config)
-    if shapes is None:
+    if not shapes:
         task.check_model(loaded.model)
     max_length = recipe.data.max_length or loaded.positions
     encoded: dict[str, Any] = {}
