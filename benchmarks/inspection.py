@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-GPT2 = "model.base={folder}/gpt2"
-SCRATCH = ["model.base=null", "model.tokenizer=$GPTFT_DATA/gpt2_tokenizer", "model.config={n_layer: 12}"]
+GPT2 = "model.base=FOLDER/gpt2"
+SCRATCH = ["model.base=null", "model.tokenizer=FOLDER/gpt2", "model.config={n_layer: 12}"]
 BATCH = "training.per_device_train_batch_size"
 CASES: dict[str, tuple[str, list[str]]] = {
     "starter, dialogue, batch 16": ("taskmaster4.yaml", []),
@@ -72,12 +72,11 @@ def rows(count: int) -> None:
 def memory(names: list[str], steps: int, probe: bool) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        if any(GPT2 in CASES[case][1] for case in names or CASES):
-            _save_gpt2(folder / "gpt2")
+        _save_gpt2(folder / "gpt2")
         print("| case | predicted | measured | |" + " time predicted | measured | |" * probe)
         for case in names or CASES:
             file, changes = CASES[case]
-            changes = [change.format(folder=folder) if change == GPT2 else change for change in changes]
+            changes = [change.replace("FOLDER", str(folder)) for change in changes]
             changes += [f"training.max_steps={steps}", 'training.save_strategy="no"', 'training.eval_strategy="no"']
             arguments = [str((HERE / file).absolute()), *changes]
             found = json.loads(gptft("inspect", *arguments, "--json", *["--probe"] * probe, folder=folder).stdout)
