@@ -90,8 +90,11 @@ class StepSimulator:
         self.model, self.arguments, self.mode = model.train(), arguments, FakeTensorMode(allow_non_fake_inputs=True)
         with self.mode:
             _give_shapes(model, arguments.device)
-        if arguments.gradient_checkpointing:
-            model.gradient_checkpointing_enable(arguments.gradient_checkpointing_kwargs)
+        # Newer versions of transformers call it activation checkpointing.
+        for name in ("activation_checkpointing", "gradient_checkpointing"):
+            if getattr(arguments, name, None):
+                getattr(model, f"{name}_enable")(getattr(arguments, f"{name}_kwargs"))
+                break
         self.trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         kind, settings = Trainer.get_optimizer_cls_and_kwargs(arguments)
         self.optimizer: Any = kind(self.trained, **settings)

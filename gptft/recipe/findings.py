@@ -195,7 +195,7 @@ FINDINGS: dict[str, Kind] = {
     "memory_too_small": Kind(
         "warning",
         "Training would be killed at its longest batch.",
-        "training.per_device_train_batch_size (with gradient_accumulation_steps), or gradient_checkpointing: true",
+        "training.per_device_train_batch_size (with gradient_accumulation_steps), or activation_checkpointing: true",
     ),
     "disk_too_small": Kind(
         "warning", "Checkpoints could not be written.", "training.save_total_limit, or save_only_model: true"
