@@ -77,7 +77,8 @@ def look_at(prepared: Prepared, max_length: int, shown: int) -> tuple[list[Examp
             if ids[: len(asked)] != asked:
                 wrong.append(origin)
         if number < shown:
-            row, said = row_of.get(origin), prompts.get(origin)
+            row: Any = row_of.get(origin)
+            said = prompts.get(origin)
             label = ", ".join(row["targets"]) if row and isinstance(task, Classification) else None
             labels = [IGNORED] * len(ids) if label is not None else labels
             text = tokenizer.decode(said[-1]) if said and origin not in cut else None

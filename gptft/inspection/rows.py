@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas
 import pyarrow as pa
 import pyarrow.compute
-from pandas.util import hash_array
 
 from gptft.inspection.findings import Finding, share
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 compute: Any = pyarrow.compute
-"""Untyped: pyarrow makes its functions when it is imported."""
+_hash_array: Any = pandas.util.hash_array  # pyright: ignore[reportAttributeAccessIssue]
 CHUNK = 10_000
 _PLACES = 3
 _PATTERNS = {
@@ -98,7 +98,7 @@ def chunks(rows: Dataset, task: str, limit: int | None = None) -> Iterator[Chunk
 def hashes(texts: Any) -> np.ndarray:
     """A number (64 bits) for each of some Arrow strings, the same everywhere."""
     values = np.asarray(texts.to_numpy(zero_copy_only=False), dtype=object)
-    return hash_array(values, categorize=False)
+    return _hash_array(values, categorize=False)
 
 
 @dataclass

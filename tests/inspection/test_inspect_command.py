@@ -23,8 +23,17 @@ def recipe(write_recipe, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_it_shows_examples_tables_and_that_nothing_is_wrong(recipe: Path):
     done = in_process("inspect", recipe)
     assert done.code == 0, done.err
-    for words in ("Do you sell a red hat", "<|endoftext|>", "The prompt at inference:", "60 prompts compared: each",
-                  "prompt, completion", "60 of 60", "peak memory", "150 (15 an epoch", "Nothing to warn of."):  # fmt: skip
+    for words in (
+        "Do you sell a red hat",
+        "<|endoftext|>",
+        "The prompt at inference:",
+        "60 prompts compared: each",
+        "prompt, completion",
+        "60 of 60",
+        "peak memory",
+        "150 (15 an epoch",
+        "Nothing to warn of.",
+    ):
         assert words in done.out, words
     assert not (recipe.parent / "runs").exists()
 
@@ -35,7 +44,8 @@ def test_json_is_all_that_is_printed(recipe: Path):
     assert found["lengths"]["train"]["answers_ended"] == found["lengths"]["train"]["answers"] == 60
     pieces = found["examples"][0]["pieces"]
     assert "".join(text for text, _ in pieces) == (
-        "User:\nDo you sell a red hat for my coat?\nAssistant:\nWe have 2 kinds of hat, the blue one is best.<|endoftext|>"
+        "User:\nDo you sell a red hat for my coat?\n"
+        "Assistant:\nWe have 2 kinds of hat, the blue one is best.<|endoftext|>"
     )
     assert pieces[-1] == ["<|endoftext|>", "supervised special"]
     assert "".join(text for text, kind in pieces if kind == "context") == found["examples"][0]["prompt"]

@@ -15,7 +15,9 @@ from gptft.inspection.lengths import batches_of, measure
 from gptft.inspection.plan import make_plan
 from gptft.tasks import Preparation
 
-SENTENCE = "the quick brown fox jumps over the lazy dog and runs through the deep green forest to its den near the river"
+SENTENCE = (
+    "the quick brown fox jumps over the lazy dog and runs through the deep green forest to its den near the river"
+)
 
 
 def dataset(texts: list[str], name: str) -> Dataset:
@@ -37,7 +39,9 @@ def parts(text: str) -> set[object]:
 def test_near_duplicates_are_found_and_what_differs_is_not():
     others = [" ".join(f"{word}{n}" for word in SENTENCE.split()) for n in range(50)]
     train = dataset([SENTENCE, *others, SENTENCE.title() + "!", SENTENCE.replace("quick", "slow")], "train")
-    test = dataset([SENTENCE.replace("lazy dog", "lazy old dog"), SENTENCE.replace("the", "a"), "something else"], "test")
+    test = dataset(
+        [SENTENCE.replace("lazy dog", "lazy old dog"), SENTENCE.replace("the", "a"), "something else"], "test"
+    )
     found = find_duplicates({"train": train, "test": test}, "pretraining")
     assert found.counts == {"train": 2, "test": 1}
     pairs = {(near.origin, near.other): near.similarity for near in found.examples}

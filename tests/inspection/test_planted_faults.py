@@ -17,10 +17,9 @@ from gptft.inspection.findings import Finding
 from gptft.inspection.inspect import inspect
 from gptft.recipe import load_recipe
 
-WORDS = "red blue green small large old new round flat warm cold soft hard dry wet thin thick sweet sour plain".split()
-THINGS = (
-    "hat shoe bag coat scarf belt boot glove shirt sock lamp table chair clock vase bowl plate spoon fork knife".split()
-)
+COLOURS = "red blue green small large old new round flat warm cold soft hard dry wet thin thick sweet sour plain"
+NAMES = "hat shoe bag coat scarf belt boot glove shirt sock lamp table chair clock vase bowl plate spoon fork knife"
+WORDS, THINGS = COLOURS.split(), NAMES.split()
 
 
 def pairs(count: int = 60) -> list[dict[str, Any]]:
@@ -67,21 +66,29 @@ CLEAN_SETTINGS = {"num_train_epochs": 3}
 GERMAN = "Wir haben leider keine Schuhe mehr auf Lager, aber am Montag kommen neue, und dann rufen wir Sie gern an."
 ENGLISH = "We have {} {} shoes in the shop today, and on Monday we will have many more of the {} kind for you."
 
+SILENT = (("user", "Hi"), ("assistant", ""), ("user", "Ho"), ("assistant", "Hu"))
 FAULTS: dict[str, tuple[list[dict[str, Any]], dict[str, Any]]] = {
     # name of the finding, and what is planted -> rows, sections
     "empty_rows: no answer": (changed(pairs(), "completion", "", "  "), {}),
     "empty_rows: no prompt": (changed(pairs(), "prompt", ""), {"task": "completion"}),
-    "empty_turns": (chats("user", "assistant") + [
-        {"messages": [{"role": r, "content": c} for r, c in (("user", "Hi"), ("assistant", ""), ("user", "Ho"), ("assistant", "Hu"))]}
-    ], {}),
-    "empty_system_prompt": ([{"messages": [{"role": "system", "content": " "}, *row["messages"]]} for row in chats("user", "assistant")], {}),
+    "empty_turns": ([*chats("user", "assistant"), {"messages": [{"role": r, "content": c} for r, c in SILENT]}], {}),
+    "empty_system_prompt": (
+        [{"messages": [{"role": "system", "content": " "}, *row["messages"]]} for row in chats("user", "assistant")],
+        {},
+    ),
     "same_role_twice: two assistants": (chats("user", "assistant", "assistant"), {}),
     "same_role_twice: two users": (chats("user", "user", "assistant"), {}),
     "mixed_first_role: swapped": (chats("user", "assistant") + chats("assistant", "user", count=3), {}),
     "one_answer": ([{**row, "completion": "I do not know."} for row in pairs()], {}),
     "frequent_answer": (changed(pairs(), "completion", *["I do not know."] * 40), {}),
-    "answer_in_prompt: completion": ([{**row, "prompt": f"{row['prompt']} {row['completion']}"} for row in pairs()], {"task": "completion"}),
-    "answer_in_prompt: label": ([{**row, "text": f"{row['text']} ({row['label']})"} for row in texts()], {"task": "classification"}),
+    "answer_in_prompt: completion": (
+        [{**row, "prompt": f"{row['prompt']} {row['completion']}"} for row in pairs()],
+        {"task": "completion"},
+    ),
+    "answer_in_prompt: label": (
+        [{**row, "text": f"{row['text']} ({row['label']})"} for row in texts()],
+        {"task": "classification"},
+    ),
     "placeholder_answers": (changed(pairs(), "completion", "N/A", "null", "[deleted]"), {}),
     "url_only": (changed(pairs(), "completion", "https://shop.example/item?id=7"), {}),
     "markup": (changed(pairs(), "completion", "<p>Yes,<br>we do.</p>", "Yes&nbsp;sir"), {}),
@@ -94,17 +101,31 @@ FAULTS: dict[str, tuple[list[dict[str, Any]], dict[str, Any]]] = {
     "many_duplicates": (pairs(20) * 3, {}),
     "near_duplicates": (pairs(40) + [{**row, "prompt": row["prompt"].upper() + "!!"} for row in pairs(20)], {}),
     "other_language": (
-        [{"prompt": f"What have you {n}?", "completion": ENGLISH.format(n, WORDS[n % 20], WORDS[n % 7])} for n in range(80)]
-        + [{"prompt": f"Was {n}?", "completion": f"{GERMAN} {n}"} for n in range(4)], {}),
+        [
+            {"prompt": f"What have you {n}?", "completion": ENGLISH.format(n, WORDS[n % 20], WORDS[n % 7])}
+            for n in range(80)
+        ]
+        + [{"prompt": f"Was {n}?", "completion": f"{GERMAN} {n}"} for n in range(4)],
+        {},
+    ),
     "foreign_tokenizer": ([{"prompt": f"你好{n}吗", "completion": f"我们有{n}个帽子"} for n in range(60)], {}),
     "answers_dropped": (changed(pairs(), "completion", "so " * 200), {}),
     "context_cut": ([{**row, "prompt": "so " * 100 + row["prompt"]} for row in pairs()], {"data": {"max_length": 100}}),
     "prompt_ends_in_space": (pairs(), {"task": "completion", "template": {"prompt": "Q: {prompt} A: "}}),
-    "one_label": ([{**row, "label": "buy"} for row in texts()], {"task": "classification", "classification": {"labels": ["buy", "sell"]}}),
+    "one_label": (
+        [{**row, "label": "buy"} for row in texts()],
+        {"task": "classification", "classification": {"labels": ["buy", "sell"]}},
+    ),
     "rare_labels: one row": (changed(texts(), "label", "rent"), {"task": "classification"}),
-    "similar_labels: stray space": (changed(texts(), "label", "sell ", "card  lost", "card lost"), {"task": "classification"}),
+    "similar_labels: stray space": (
+        changed(texts(), "label", "sell ", "card  lost", "card lost"),
+        {"task": "classification"},
+    ),
     "similar_labels: case": (changed(texts(), "label", "Sell"), {"task": "classification"}),
-    "unbalanced_labels": (changed([{**row, "label": "buy"} for row in texts()], "label", "sell", "sell"), {"task": "classification"}),
+    "unbalanced_labels": (
+        changed([{**row, "label": "buy"} for row in texts()], "label", "sell", "sell"),
+        {"task": "classification"},
+    ),
     "contradicting_labels": ([*texts(), {"text": texts()[0]["text"], "label": "sell"}], {"task": "classification"}),
     "learning_rate_high": (pairs(), {"training": {"learning_rate": 0.5}}),
     "learning_rate_low": (pairs(), {"training": {"learning_rate": 1e-9}}),
@@ -112,13 +133,17 @@ FAULTS: dict[str, tuple[list[dict[str, Any]], dict[str, Any]]] = {
     "few_steps": (pairs(), {"training": {"num_train_epochs": 1}}),
     "batch_beyond_data": (pairs(), {"training": {"per_device_train_batch_size": 64}}),
     "batch_beyond_data: accumulation": (pairs(), {"training": {"gradient_accumulation_steps": 100}}),
-    "never_evaluated": (pairs(), {"data": {"validation": 0.2}, "training": {"eval_strategy": "steps", "eval_steps": 500}}),
+    "never_evaluated": (
+        pairs(),
+        {"data": {"validation": 0.2}, "training": {"eval_strategy": "steps", "eval_steps": 500}},
+    ),
     "much_padding": (
         [{"prompt": "Do you sell a hat " * (4 if n % 4 == 0 else 0) + "?", "completion": str(n)} for n in range(60)],
-        {"training": {"train_sampling_strategy": "sequential"}}),
+        {"training": {"train_sampling_strategy": "sequential"}},
+    ),
     "memory_too_small": (pairs(), {"training": {"per_device_train_batch_size": 60}}),
     "disk_too_small": (pairs(), {}),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -139,14 +164,24 @@ def test_a_planted_fault_is_named(fault: str, write_recipe: Callable[..., Any], 
 
 CLEAN = {
     "dialogue": (pairs(), {}),
-    "turns": ([{"messages": [
-        {"role": "user", "content": f"A {WORDS[n % 20]} {THINGS[n // 3]}?"}, {"role": "assistant", "content": f"Yes, {n}."},
-        {"role": "user", "content": f"And {THINGS[n % 20]}?"}, {"role": "assistant", "content": f"No, {WORDS[n % 20]} only."},
-    ]} for n in range(60)], {}),
+    "turns": (
+        [
+            {
+                "messages": [
+                    {"role": "user", "content": f"A {WORDS[n % 20]} {THINGS[n // 3]}?"},
+                    {"role": "assistant", "content": f"Yes, {n}."},
+                    {"role": "user", "content": f"And {THINGS[n % 20]}?"},
+                    {"role": "assistant", "content": f"No, {WORDS[n % 20]} only."},
+                ]
+            }
+            for n in range(60)
+        ],
+        {},
+    ),
     "completion": (pairs(), {"task": "completion"}),
     "classification": (texts(), {"task": "classification", "data": {"columns": {"label": "label"}}}),
     "pretraining": ([{"text": row["completion"]} for row in pairs(200)], {"task": "pretraining"}),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", CLEAN)
@@ -235,15 +270,27 @@ def as_csv(rows: list[dict[str, Any]], spoil: Callable[[list[list[str]]], None] 
 
 
 REFUSED: dict[str, tuple[bytes, dict[str, Any], str]] = {
-    "a CSV with a shifted column": (as_csv(pairs(), lambda lines: lines[5].insert(0, "7")), {}, "train.csv:6: 3 fields"),
-    "a file in Latin-1": (as_csv(changed(pairs(), "completion", "A café")).decode().encode("latin-1"), {}, "train.csv:2: byte"),
+    "a CSV with a shifted column": (
+        as_csv(pairs(), lambda lines: lines[5].insert(0, "7")),
+        {},
+        "train.csv:6: 3 fields",
+    ),
+    "a file in Latin-1": (
+        as_csv(changed(pairs(), "completion", "A café")).decode().encode("latin-1"),
+        {},
+        "train.csv:2: byte",
+    ),
     "an empty file": (b"\n\n", {}, "the file is empty"),
     "other columns": (as_csv([{"frage": "a", "antwort": "b"}]), {}, "frage, antwort"),
-    "an answer that never fits": (as_csv([{**row, "completion": "so " * 200} for row in pairs()]), {}, "more than a tenth|More than a tenth"),
+    "an answer that never fits": (
+        as_csv([{**row, "completion": "so " * 200} for row in pairs()]),
+        {},
+        "More than a tenth",
+    ),
     "one label": (as_csv([{**row, "label": "buy"} for row in texts()]), {"task": "classification"}, "one label only"),
     "a longest example beyond the positions": (as_csv(pairs()), {"data": {"max_length": 4096}}, "128 positions"),
     "only rows that are empty": (as_csv([{**row, "completion": ""} for row in pairs()]), {}, "no row is left"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("fault", REFUSED)
