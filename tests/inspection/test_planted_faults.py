@@ -97,7 +97,7 @@ FAULTS: dict[str, tuple[list[dict[str, Any]], dict[str, Any]]] = {
     "control_characters": (changed(pairs(), "completion", "Yes\x00\x1b[31m indeed"), {}),
     "control_characters: byte-order mark inside": (changed(pairs(), "prompt", "\ufeffDo you?"), {}),
     "end_of_text_written": (changed(pairs(), "completion", "Yes.<|endoftext|>No."), {}),
-    "very_long_rows: 10 MB line": (changed(pairs(), "text", *["We sell hats and more. " * 450_000]), {}),
+    "very_long_rows: a file in one line": (changed(pairs(), "text", *["We sell hats and more. " * 12_000]), {}),
     "many_duplicates": (pairs(20) * 3, {}),
     "near_duplicates": (pairs(40) + [{**row, "prompt": row["prompt"].upper() + "!!"} for row in pairs(20)], {}),
     "other_language": (
@@ -150,7 +150,7 @@ FAULTS: dict[str, tuple[list[dict[str, Any]], dict[str, Any]]] = {
 def test_a_planted_fault_is_named(fault: str, write_recipe: Callable[..., Any], monkeypatch: pytest.MonkeyPatch):
     name = fault.partition(":")[0]
     rows, sections = FAULTS[fault]
-    if "10 MB" in fault:
+    if "one line" in fault:
         rows, sections = [{"text": row.get("text") or row["prompt"]} for row in rows], {"task": "pretraining"}
     if name == "disk_too_small":
         monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000}))
