@@ -1,6 +1,6 @@
 """What `gptft inspect` takes and how near it comes: python benchmarks/inspection.py rows | memory [NAME...]
 
-rows: a million generated conversations, inspected twice (the first time they are prepared): seconds and memory.
+rows: a million generated questions with answers, inspected twice (the first time they are prepared): seconds and memory.
 memory: predicted against measured peak memory (and with --probe time) of short fine-tunings. GPTFT_DATA names the data.
 """
 
@@ -10,7 +10,6 @@ import argparse
 import json
 import os
 import random
-import resource
 import subprocess
 import sys
 import tempfile
@@ -62,10 +61,16 @@ def rows(count: int) -> None:
         os.environ["HF_DATASETS_CACHE"] = str(folder / "cache")
         for time_of in ("with preparation", "prepared"):
             started = time.perf_counter()
-            found = json.loads(gptft("inspect", "million.yaml", "--json", folder=folder).stdout)
-            seconds = time.perf_counter() - started
-            peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
-            print(f"{count:,} rows, {time_of}: {seconds:.0f} s, at most {peak / 1e9:.2f} GB so far")
+            command = [sys.executable, "-m", "gptft", "inspect", "million.yaml", "--json"]
+            with (folder / "found.json").open("w") as out:
+                child = subprocess.Popen(command, cwd=folder, stdout=out)
+                _, code, used = os.wait4(child.pid, 0)
+            seconds, cpu = time.perf_counter() - started, used.ru_utime + used.ru_stime
+            peak = used.ru_maxrss * 1024 / 1e9
+            print(
+                f"{count:,} rows, {time_of}: {seconds:.0f} s ({cpu:.0f} of CPU), {peak:.2f} GB, exit {code}", flush=True
+            )
+        found = json.loads((folder / "found.json").read_text())
         print("findings:", [finding["name"] for finding in found["findings"]])
 
 

@@ -90,8 +90,9 @@ def _said(rows: Dataset, index: int, task: str) -> tuple[str, str]:
 def _sets(chunk: Chunk) -> tuple[np.ndarray, np.ndarray]:
     """Words and pairs of words as numbers, row after row, and where each row begins."""
     letters = compute.replace_substring_regex(compute.utf8_lower(chunk.texts), r"[^\p{L}\p{N}]+", " ")
-    # Scripts without spaces: each sign is a word.
-    letters = compute.replace_substring_regex(letters, r"([\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}])", r" \1 ")
+    if compute.sum(compute.binary_length(letters)) != compute.sum(compute.utf8_length(letters)):
+        # Scripts without spaces: each sign is a word.
+        letters = compute.replace_substring_regex(letters, r"([\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}])", r" \1 ")
     words: Any = compute.split_pattern(compute.utf8_trim_whitespace(letters), " ")
     flat = words.flatten().dictionary_encode()
     numbers = hashes(flat.dictionary)[flat.indices.to_numpy()]
