@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 SPLIT_NAMES = ("train", "validation", "test")
 _PROBLEMS_SHOWN = 5
+_SHOWN = {EMPTY: "empties", CONTROL_REMOVED: "control_characters"}
 
 
 @dataclass
@@ -25,6 +26,7 @@ class SplitReport:
     """What became of the rows of one split. Counts are rows; `fingerprint` is of the kept rows' exact content."""
 
     sources: list[dict[str, Any]]
+    """Of each source its path, rows, weight, and how many rows this split read from it and kept."""
     read: int = 0
     unicode_nfc: int = 0
     control_characters: int = 0
@@ -33,6 +35,8 @@ class SplitReport:
     kept: int = 0
     weighted: int = 0
     fingerprint: str = ""
+    examples: dict[str, list[str]] = field(default_factory=dict)
+    """File and line of the first rows that were empty, or had control characters."""
 
 
 @dataclass
@@ -155,14 +159,16 @@ def _choose(
 ) -> tuple[SplitReport, list[int], set[str]]:
     """Choose the rows of a split among its sources'; give their indices (by weight) and the groups of those kept."""
     described = [
-        {"path": s.path, "rows": len(part), "weight": s.weight} for s, part in zip(sources, parts, strict=True)
+        {"path": s.path, "rows": len(part), "weight": s.weight, "read": 0, "kept": 0}
+        for s, part in zip(sources, parts, strict=True)
     ]
     report, seed, cleaning = SplitReport(described), recipe.data.seed, recipe.data.cleaning
     chosen: list[tuple[int, int]] = []
     seen: set[str] = set()
     groups: set[str] = set()
     start = 0
-    for source, part in zip(sources, parts, strict=True):
+    for source, part, said in zip(sources, parts, described, strict=True):
+        read, kept = report.read, report.kept
         copies, part_copy = divmod(source.weight if name == "train" else 1.0, 1)
         columns = (_column(part, column) for column in ("digest", "group", "found"))
         for index, (digest, group, found) in enumerate(zip(*columns, strict=True), start):
@@ -171,6 +177,9 @@ def _choose(
             report.read += 1
             report.control_characters += bool(found & CONTROL_REMOVED)
             report.unicode_nfc += bool(found & NFC_CHANGED)
+            for bit, what in (_SHOWN if found & (EMPTY | CONTROL_REMOVED) else {}).items():
+                if found & bit and len(known := report.examples.setdefault(what, [])) < 3:
+                    known.append(part[index - start]["origin"])
             if found & EMPTY and cleaning.empties:
                 report.empties += 1
             elif digest in seen and cleaning.duplicates:
@@ -182,6 +191,7 @@ def _choose(
                 more = part_copy > 0 and _position(digest, f"weight {seed}") < part_copy
                 chosen += [(copy, index) for copy in range(int(copies) + more)]
         start += len(part)
+        said |= {"read": report.read - read, "kept": report.kept - kept}
     if not chosen:
         raise UserError(
             f"data.{name}: no row is left of {start:,}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,6 +72,7 @@ def load_model(
     config: dict[str, Any] | None = None,
     trust_remote_code: bool = False,
     classes: Callable[[Any], Classes] | None = None,
+    shapes: bool = False,
 ) -> LoadedModel:
     """Load a model in float32, by Hub id, folder, run or `starter`: a causal language model, or a sequence classifier.
 
@@ -83,6 +85,7 @@ def load_model(
         trust_remote_code: run code that comes with the model.
         classes: makes the labels to give the model, from its tokenizer. Where they have no token ids, the model gets a
             head for sequences, which is new (drawn by torch's seed) unless it is a classifier of as many labels.
+        shapes: no weights are read: the model is made on the device `meta`, where tensors are but shapes.
 
     Raises:
         UserError: not found, not a model, no safetensors, or an unknown configuration field.
@@ -97,7 +100,7 @@ def load_model(
     labels = classes(loaded) if classes else None
     with loading_errors(base.requested):
         if (base.folder / "adapter_config.json").is_file():
-            model = _merged_adapter(base.folder, config, trust_remote_code)
+            model = _merged_adapter(base.folder, config, trust_remote_code, shapes)
         else:
             settings = AutoConfig.from_pretrained(base.folder, **options)
             _configure(settings, config or {}, base.requested)
@@ -105,11 +108,15 @@ def load_model(
             if labels:
                 labels.write_to(settings)
             kind = AutoModelForSequenceClassification if sequence else AutoModelForCausalLM
-            # Only the head can differ in size, where the base is a classifier of other labels.
-            options |= {"ignore_mismatched_sizes": sequence and labels is not None}
-            model = kind.from_pretrained(
-                base.folder, config=settings, dtype=torch.float32, use_safetensors=True, **options
-            )
+            if shapes:
+                with torch.device("meta"):
+                    model = kind.from_config(settings, dtype=torch.float32, trust_remote_code=trust_remote_code)
+            else:
+                # Only the head can differ in size, where the base is a classifier of other labels.
+                options |= {"ignore_mismatched_sizes": sequence and labels is not None}
+                model = kind.from_pretrained(
+                    base.folder, config=settings, dtype=torch.float32, use_safetensors=True, **options
+                )
     _align(model, loaded)
     return LoadedModel(model.eval(), loaded, base)
 
@@ -119,6 +126,7 @@ def load_for_training(
     texts: Callable[[], Iterable[str]],
     checkpoint: Path | None = None,
     classes: Callable[[Any], Classes] | None = None,
+    shapes: bool = False,
 ) -> LoadedModel:
     """Load what a recipe starts from: its base, or a new model, with the adapter it names.
 
@@ -127,6 +135,7 @@ def load_for_training(
         texts: gives the training texts, for a tokenizer trained from scratch.
         checkpoint: what is being resumed; a tokenizer trained from scratch is then the one in it.
         classes: makes the labels of a classifier, from the tokenizer.
+        shapes: as for `load_model`: no weights, shapes alone.
 
     Raises:
         UserError: as `load_model`; the base is a classifier and the task is another; `data.max_length` is beyond the
@@ -134,7 +143,7 @@ def load_for_training(
     """
     section = recipe.model
     if section.base is None:
-        loaded = _from_scratch(recipe, texts, checkpoint, classes)
+        loaded = _from_scratch(recipe, texts, checkpoint, classes, shapes)
     else:
         loaded = load_model(
             section.base,
@@ -144,6 +153,7 @@ def load_for_training(
             config=section.config,
             trust_remote_code=section.trust_remote_code,
             classes=classes,
+            shapes=shapes,
         )
     if classes is None and not loaded.model.can_generate():
         raise UserError(
@@ -159,7 +169,8 @@ def load_for_training(
     if recipe.adapter:
         from gptft.models.adapters import add_adapter
 
-        loaded.model = add_adapter(loaded.model, recipe.adapter)
+        with _device(shapes):
+            loaded.model = add_adapter(loaded.model, recipe.adapter)
     return loaded
 
 
@@ -178,7 +189,13 @@ def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def _merged_adapter(folder: Path, config: dict[str, Any] | None, trust_remote_code: bool) -> Any:
+def _device(shapes: bool) -> AbstractContextManager[Any]:
+    import torch
+
+    return torch.device("meta") if shapes else nullcontext()
+
+
+def _merged_adapter(folder: Path, config: dict[str, Any] | None, trust_remote_code: bool, shapes: bool) -> Any:
     from peft import PeftConfig, PeftModel
     from transformers import AutoConfig
 
@@ -197,9 +214,12 @@ def _merged_adapter(folder: Path, config: dict[str, Any] | None, trust_remote_co
         config=config,
         trust_remote_code=trust_remote_code,
         classes=(lambda _: Classes.read_from(own)) if "classes" in settings else None,
+        shapes=shapes,
     )
-    adapted: Any = PeftModel.from_pretrained(base.model, str(folder))
-    merged = merge_adapter(adapted).requires_grad_(True)
+    merged = base.model
+    if not shapes:
+        adapted: Any = PeftModel.from_pretrained(merged, str(folder))
+        merged = merge_adapter(adapted).requires_grad_(True)
     if settings:
         setattr(merged.config, SETTINGS, settings)
     return merged
@@ -252,6 +272,7 @@ def _from_scratch(
     texts: Callable[[], Iterable[str]],
     checkpoint: Path | None,
     classes: Callable[[Any], Classes] | None,
+    shapes: bool,
 ) -> LoadedModel:
     from transformers import GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel, set_seed
 
@@ -275,7 +296,7 @@ def _from_scratch(
     if labels:
         labels.write_to(settings)
     kind = GPT2ForSequenceClassification if labels and not labels.token_ids else GPT2LMHeadModel
-    with loading_errors("A model of the shape in model.config"):
+    with loading_errors("A model of the shape in model.config"), _device(shapes):
         model = kind(settings)
     _align(model, tokenizer)
     return LoadedModel(model, tokenizer, None)

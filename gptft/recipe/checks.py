@@ -18,6 +18,7 @@ from gptft.errors import UserError
 from gptft.metrics.catalogue import BUILT_IN, GROUPS, MetricSpec, expand, parse_metric
 from gptft.recipe import fields, schema, sources
 from gptft.recipe.explain import found, report_errors, report_unknown
+from gptft.recipe.findings import FINDINGS
 from gptft.recipe.lines import KeyPath
 from gptft.recipe.reading import Reading
 from gptft.recipe.templates import template_fields
@@ -94,6 +95,12 @@ def check_data(reading: Reading) -> None:
         for option in ("name", "split", "revision") if os.path.isabs(resolved) and path[-1] == "path" else ():
             if reading.get(*path[:-1], option) is not None:
                 reading.report((*path[:-1], option), f"applies to data sets on the Hub, but {text} is on this disk")
+    accepted = reading.get("data", "accept")
+    for index, name in enumerate(accepted if isinstance(accepted, list) else []):
+        if isinstance(name, str) and name not in FINDINGS:
+            near = get_close_matches(name, FINDINGS, 1)
+            hint = f"did you mean '{near[0]}'?" if near else f"expected one of {', '.join(FINDINGS)}"
+            reading.report(("data", "accept", index), f"found '{name}', which `gptft inspect` never finds; {hint}")
     shares = [reading.get("data", split) for split in ("validation", "test")]
     if all(isinstance(share, float) and 0 < share < 1 for share in shares) and sum(shares) >= 1:
         message = f"found {shares[0]} for validation and {shares[1]} for test: nothing is left to train on"

@@ -200,6 +200,8 @@ class DataSection(Section):
     """What is removed or repaired before training."""
     seed: int = 0
     """Seed of the splits by share and of mixtures. (Training has `training.seed`.)"""
+    accept: list[str] = Field(default_factory=list)
+    """Names of findings (`gptft inspect` prints them) that are meant so: they are neither printed nor stop training."""
 
 
 class EvaluationSection(Section):

@@ -22,8 +22,9 @@ from gptft.runs.folder import RUNS, Run, new_run, resumable_run
 if TYPE_CHECKING:
     from datasets import Dataset
 
+    from gptft.data import Splits
     from gptft.models.loading import LoadedModel
-    from gptft.tasks import Task
+    from gptft.tasks import Preparation, Task
 
 
 def finetune(recipe: Recipe, *, resume: bool = False, runs: Path = RUNS, console: Console | None = None) -> Run:
@@ -56,6 +57,7 @@ def finetune(recipe: Recipe, *, resume: bool = False, runs: Path = RUNS, console
 
         quiet_libraries()
     prepared = prepare(recipe, console, checkpoint)
+    _check(recipe, prepared, runs, console)
     if run:
         _check_same_data(prepared, run)
     else:
@@ -100,10 +102,25 @@ class Prepared:
     task: Task
     facts: dict[str, Any]
     """What the manifest says of them."""
+    splits: Splits
+    preparations: dict[str, Preparation]
+    """What became of train and validation when they were encoded."""
 
 
-def prepare(recipe: Recipe, console: Console, checkpoint: Path | None = None) -> Prepared:
-    """Read the data, load the model, encode: all that comes before the first step, said line by line."""
+def prepare(
+    recipe: Recipe,
+    console: Console,
+    checkpoint: Path | None = None,
+    shapes: bool = False,
+) -> Prepared:
+    """Read the data, load the model, encode: all that comes before the first step, said line by line.
+
+    Args:
+        recipe: what to prepare.
+        console: where it is said.
+        checkpoint: what is being resumed.
+        shapes: no weights are read: the model is made on the device `meta`, where tensors are but shapes.
+    """
     from transformers import set_seed
 
     from gptft.data import load_splits
@@ -116,8 +133,6 @@ def prepare(recipe: Recipe, console: Console, checkpoint: Path | None = None) ->
         # The test split too: rows that it shares with train are told before anything is trained on them.
         splits = load_splits(recipe)
     console.print(splits.report.summary(), highlight=False, markup=False, soft_wrap=True)
-    for warning in splits.report.warnings:
-        console.print(f"[yellow]Warning:[/yellow] {escape(warning)}")
     train_rows = splits.train
     if train_rows is None:
         raise UserError("data.train: there are no rows to train on.")
@@ -125,26 +140,26 @@ def prepare(recipe: Recipe, console: Console, checkpoint: Path | None = None) ->
     set_seed(seed)
     labels = partial(classes_of, recipe.classification, train_rows) if recipe.task == "classification" else None
     with console.status("Loading the model"):
-        loaded = load_for_training(recipe, lambda: _texts(train_rows), checkpoint, labels)
+        loaded = load_for_training(recipe, lambda: _texts(train_rows), checkpoint, labels, shapes)
     _announce(recipe, loaded, console)
     task = make_task(recipe, loaded.model.config)
-    task.check_model(loaded.model)
+    if not shapes:
+        task.check_model(loaded.model)
     max_length = recipe.data.max_length or loaded.positions
     encoded: dict[str, Any] = {}
-    counts: dict[str, Any] = {}
+    preparations: dict[str, Preparation] = {}
     for name, rows in (("train", train_rows), ("validation", splits.validation)):
         if rows is None:
             continue
         fingerprint = splits.report.splits[name].fingerprint
         with console.status(f"Encoding {name}"):
-            encoded[name], preparation = task.prepare(rows, loaded.tokenizer, max_length, name, fingerprint)
-        console.print(f"{name}: {preparation.summary()}", highlight=False, markup=False)
-        counts[name] = preparation.to_dict()
+            encoded[name], preparations[name] = task.prepare(rows, loaded.tokenizer, max_length, name, fingerprint)
+        console.print(f"{name}: {preparations[name].summary()}", highlight=False, markup=False)
     facts = {
         "name": recipe.name,
         "task": recipe.task,
         "data": splits.report.to_dict(),
-        "examples": counts,
+        "examples": {name: preparation.to_dict() for name, preparation in preparations.items()},
         "seed": seed,
         "max_length": max_length,
         "versions": versions(),
@@ -152,7 +167,27 @@ def prepare(recipe: Recipe, console: Console, checkpoint: Path | None = None) ->
     }
     if recipe.task == "classification":
         facts["labels"] = list(loaded.model.config.id2label.values())
-    return Prepared(loaded, encoded["train"], encoded.get("validation"), splits.validation, task, facts)
+    return Prepared(
+        loaded, encoded["train"], encoded.get("validation"), splits.validation, task, facts, splits, preparations
+    )
+
+
+def _check(recipe: Recipe, prepared: Prepared, runs: Path, console: Console) -> None:
+    """Print what `gptft inspect` would warn of and can be seen at once, and stop at its errors."""
+    from gptft.inspection.findings import refuse, standing
+    from gptft.inspection.inspect import check
+    from gptft.training.arguments import training_arguments
+
+    arguments = training_arguments(recipe, runs, prepared.validation is not None)
+    findings = standing(check(recipe, prepared, arguments, runs=runs).findings, recipe)
+    refuse(findings)
+    for finding in findings:
+        if finding.level == "warning":
+            console.print(
+                f"[yellow]Warning:[/yellow] {finding.name}: {escape(finding.sentences())}",
+                highlight=False,
+                soft_wrap=True,
+            )
 
 
 def _texts(rows: Any) -> Any:
