@@ -15,7 +15,20 @@ if TYPE_CHECKING:
 
     from gptft.models.loading import LoadedModel
 
-ORDER = ("inspect", "finetune", "eval", "compare", "chat", "predict", "next", "push", "pull", "export")
+ORDER = (
+    "inspect",
+    "finetune",
+    "eval",
+    "report",
+    "compare",
+    "runs",
+    "chat",
+    "predict",
+    "next",
+    "push",
+    "pull",
+    "export",
+)
 """The commands as they stand in the help: as a user comes to need them; those not named here follow."""
 
 

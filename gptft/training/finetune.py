@@ -253,11 +253,11 @@ def _train(recipe: Recipe, prepared: Prepared, run: Run, checkpoint: Path | None
     from gptft.models.adapters import name_base
     from gptft.models.loading import save_model
     from gptft.models.precision import training_dtype
-    from gptft.runs.manifest import peak_memory_bytes
+    from gptft.runs.manifest import duration, peak_memory_bytes
     from gptft.training.arguments import training_arguments
     from gptft.training.interruption import MarkResumable, StopWhenAsked
     from gptft.training.objectives import objective_of
-    from gptft.training.progress import ProgressDisplay, duration
+    from gptft.training.progress import ProgressDisplay
     from gptft.training.trainer import FineTuner
 
     arguments = training_arguments(recipe, run.folder, prepared.validation is not None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import time
 from typing import Any
 
@@ -13,6 +12,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from gptft.files import disk_errors, write_jsonl_atomically
 from gptft.runs.folder import Run
+from gptft.runs.manifest import duration
 
 
 class ProgressDisplay(TrainerCallback):
@@ -100,13 +100,3 @@ class ProgressDisplay(TrainerCallback):
         if "eval_loss" in self.latest:
             parts.append(f"validation {self.latest['eval_loss']:.4f}")
         return ", ".join(parts)
-
-
-def duration(seconds: float) -> str:
-    """Write a time as people say it: 42 s, 3 min 20 s, 1 h 05 min."""
-    whole = math.ceil(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
