@@ -141,12 +141,12 @@ def differences(
     from gptft.runs.listing import compare_runs
 
     a, b = _run(first), _run(second)
-    for title, rows in compare_runs(a, b).items():
+    for title, rows in compare_runs([a, b]).items():
         if not rows:
             print(f"{title}: no difference")
             continue
         table = _table(title, f"A: {a.folder.name}", f"B: {b.folder.name}")
-        for key, *values in rows:
+        for key, values in rows:
             _add(table, key, *((cell(value) if title == "scores" else value) for value in values))
         _print(table)
     print(f"Whether the scores tell the two apart: gptft compare {a.folder.name} {b.folder.name}")

@@ -16,8 +16,8 @@ from gptft.errors import UserError
 from gptft.files import disk_errors
 from gptft.runs.folder import RUNS, Run, find_run
 
-Difference = tuple[str, Any, Any]
-"""A dotted key, and its values in the one and in the other run; None where a run does not have it."""
+Difference = tuple[str, list[Any]]
+"""A dotted key, and its value in each run; None where a run does not have it."""
 
 
 @dataclass(frozen=True)
@@ -124,41 +124,36 @@ def runs_named(targets: Sequence[str], runs: Path = RUNS) -> list[Run]:
     return list(dict.fromkeys(run for run in found.values() if run))
 
 
-def compare_runs(a: Run, b: Run) -> dict[str, list[Difference]]:
-    """How two runs differ.
+def compare_runs(runs: Sequence[Run]) -> dict[str, list[Difference]]:
+    """How runs differ.
 
     Returns:
-        `recipe`, `data` (rows and fingerprints of each split) and `versions`: what is not the same in both; `scores`:
-        all of both, as `split.metric`, each an entry of scores.json.
+        `recipe`, `data` (rows and fingerprints of each split) and `versions`: what is not the same in all; `scores`:
+        all that there are, as `split.metric`, each an entry of scores.json.
     """
-    recipes, manifests = [_flat(read_recipe(run)) for run in (a, b)], (a.manifest, b.manifest)
-    data = [
-        {
-            f"{split}.{name}": facts.get(name)
-            for split, facts in manifest.get("data", {}).get("splits", {}).items()
-            for name in ("kept", "fingerprint")
-        }
-        for manifest in manifests
-    ]
     scores = [
-        {
-            f"{split}.{name}": score
-            for split, content in read_evaluations(run)
-            for name, score in content["scores"].items()
-        }
-        for run in (a, b)
+        {f"{split}.{name}": one for split, content in read_evaluations(run) for name, one in content["scores"].items()}
+        for run in runs
     ]
     return {
-        "recipe": _differences(*recipes),
-        "data": _differences(*data),
-        "versions": _differences(*(manifest.get("versions", {}) for manifest in manifests)),
-        "scores": [(key, scores[0].get(key), scores[1].get(key)) for key in dict.fromkeys([*scores[0], *scores[1]])],
+        "recipe": _differences([_flat(read_recipe(run)) for run in runs]),
+        "data": _differences([_data_facts(run) for run in runs]),
+        "versions": _differences([run.manifest.get("versions", {}) for run in runs]),
+        "scores": _side_by_side(scores),
     }
 
 
-def _differences(a: dict[str, Any], b: dict[str, Any]) -> list[Difference]:
-    keys = dict.fromkeys([*a, *b])
-    return [(key, a.get(key), b.get(key)) for key in keys if a.get(key) != b.get(key)]
+def _data_facts(run: Run) -> dict[str, Any]:
+    splits = run.manifest.get("data", {}).get("splits", {})
+    return {f"{split}.{key}": facts.get(key) for split, facts in splits.items() for key in ("kept", "fingerprint")}
+
+
+def _side_by_side(values: Sequence[dict[str, Any]]) -> list[Difference]:
+    return [(key, [each.get(key) for each in values]) for key in dict.fromkeys(key for each in values for key in each)]
+
+
+def _differences(values: Sequence[dict[str, Any]]) -> list[Difference]:
+    return [(key, row) for key, row in _side_by_side(values) if any(value != row[0] for value in row)]
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
