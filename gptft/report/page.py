@@ -156,7 +156,8 @@ def _split(name: str, runs: Sequence[Run], evaluations: Sequence[dict[str, Any]]
             matrices.append((run.folder.name, charts.confusion(**matrix), worst))
         sure = [(row["confidence"], row["correct"]) for row in answered if "confidence" in row and "correct" in row]
         if sure:
-            calibrations.append((run.folder.name, charts.reliability(*zip(*sure, strict=True)), len(sure)))
+            confidences, correct = zip(*sure, strict=True)
+            calibrations.append((run.folder.name, charts.reliability(confidences, correct), len(sure)))
     models = [(run.folder.name, "", answered) for run, _, answered in rows]
     if found[0][1].get("base"):
         models.append(("base", "base_", rows[0][2]))

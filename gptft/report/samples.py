@@ -82,12 +82,12 @@ def _chosen(ranked: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
 
 def _score(row: dict[str, Any], prefix: str) -> tuple[float, str]:
     """By what a row is ranked, higher for better, and how that is said."""
-    answer, sure = row.get(prefix + "prediction"), row.get(prefix + "confidence")
+    answer = row.get(prefix + "prediction")
     if prefix + "correct" in row:
-        right = row[prefix + "correct"]
+        right, sure = row[prefix + "correct"], row[prefix + "confidence"]
         return (1 if right else -1) * sure, f"{'right' if right else 'wrong'}, confidence {sure:.3f}"
     if isinstance(row["references"], float):
-        distance = abs(float(answer) - row["references"])
+        distance = abs(row[prefix + "prediction"] - row["references"])
         return -distance, f"off by {distance:.4g}"
     rank = row.get(prefix + "rank")
     if answer is None:

@@ -61,6 +61,8 @@ def _finetune(recipe: Recipe, resume: bool, runs: Path, console: Console, held: 
         from gptft.models.quiet import quiet_libraries
 
         quiet_libraries()
+    from gptft.report import add_report
+
     prepared = prepare(recipe, console, checkpoint)
     if run:
         _check_same_data(prepared, run)
@@ -87,6 +89,7 @@ def _finetune(recipe: Recipe, resume: bool, runs: Path, console: Console, held: 
             raise
         raise failure from error
     run.update_manifest(seconds=round(time.perf_counter() - started, 1), state=state)
+    add_report(run, console)
     if publishes and state == "finished":
         from gptft.hub.push import push
 
