@@ -98,11 +98,11 @@ def test_confusions_and_calibration(intents):
         "right given rows <script>alert(1)</script> 退款 5 refund 退款 5 <script>alert(1)</script> refund 1" in answers
     )
     assert "9 rows <script>alert(1)</script> given <script>alert(1)</script>" in html.fromstring(page).text_content()
-    assert "5 rows: mean confidence 0.460, 0.600 of them right" in page
+    assert "5 rows: mean confidence 0.460, 0.800 of them right" in page
 
 
 def test_several_runs_stand_side_by_side(intents, made_run, tmp_path):
-    rows = [{"origin": "test.csv:2", "prompt": "q", "references": ["a"], "prediction": "b", "confidence": 0.9}]
+    rows = [{"origin": "test.csv:31", "prompt": "q", "references": ["a"], "prediction": "b", "confidence": 0.9}]
     other = made_run(
         "other-20261125-110000",
         rows=[{**rows[0], "correct": False}],
