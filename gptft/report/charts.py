@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -133,37 +132,3 @@ def reliability(confidences: Sequence[float], correct: Sequence[bool], bins: int
         axes.bar(index / bins, (index + 1) / bins, right, hover)
         axes.dot("c1", (said, right), 4, hover)
     return axes.svg()
-
-
-def confusion(labels: Sequence[str], matrix: Sequence[Sequence[int]]) -> Markup:
-    """Draw a confusion matrix: rows are the right labels, columns those given, the shade is the share of a row."""
-    cell, longest = (26 if len(labels) <= 30 else 12), 28
-    margin = min(max(map(_width, labels)), longest) * 7 + 14
-    parts: list[Markup] = []
-
-    def add(markup: str, *values: object) -> None:
-        parts.append(Markup(markup).format(*values))
-
-    for i, label in enumerate(labels):
-        middle = margin + (i + 0.5) * cell + 4
-        shown = label if _width(label) <= longest else label[: longest - 1] + "…"
-        add('<text x="{}" y="{}" text-anchor="end">{}</text>', margin - 6, middle, shown)
-        add('<text transform="translate({} {}) rotate(-90)">{}</text>', middle, margin - 6, shown)
-        for j, rows in enumerate(matrix[i]):
-            if not rows:
-                continue
-            share, x, y = rows / sum(matrix[i]), margin + j * cell, margin + i * cell
-            hover = f"{rows:,} rows {label} given {labels[j]}"
-            box = '<rect class="cell" x="{0}" y="{1}" width="{2}" height="{2}" fill-opacity="{3:.2f}">'
-            add(box + "<title>{4}</title></rect>", x, y, cell, 0.12 + 0.88 * share, hover)
-            if cell > 12:
-                style, across, down = "over" if share > 0.5 else "", x + cell / 2, y + cell / 2 + 4
-                add('<text class="{}" x="{}" y="{}" text-anchor="middle">{}</text>', style, across, down, rows)
-    add('<rect class="frame" x="{0}" y="{0}" width="{1}" height="{1}"/>', margin, cell * len(labels))
-    frame = '<svg class="matrix" width="{0}" height="{0}" viewBox="0 0 {0} {0}" role="img" aria-label="{1}">{2}</svg>'
-    return Markup(frame).format(margin + cell * len(labels) + 4, "confusion matrix", Markup("").join(parts))
-
-
-def _width(label: str) -> int:
-    """Letters that a label is wide: a Chinese character takes as much as two."""
-    return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in label)

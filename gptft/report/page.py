@@ -59,16 +59,20 @@ def render(runs: Sequence[Run]) -> str:
     evaluations = [dict(read_evaluations(run)) for run in runs]
     # The test split first, as of each run.
     names = sorted(dict.fromkeys(name for found in evaluations for name in found), key=lambda name: name != "test")
+    environment.filters["place_name"] = _place_name
     return environment.get_template("page.html.jinja").render(
         title=", ".join(run.folder.name for run in runs),
         ranked=RANKED,
         runs=[_run(run, index) for index, run in enumerate(runs)],
-        differences={}
-        if len(runs) == 1
-        else {key: rows for key, rows in compare_runs(runs).items() if key != "scores"},
+        differences=compare_runs(runs) if len(runs) > 1 else {},
         curves={"tokens": _curves(logs, "tokens"), "time": _curves(logs, "seconds")},
         splits=[_split(name, runs, evaluations) for name in names],
     )
+
+
+def _place_name(value: Any) -> Any:
+    """A place on this disk by its name alone, as in the card; anything else as it is."""
+    return Path(value).name if isinstance(value, str) and is_file(value) else value
 
 
 def _run(run: Run, index: int) -> dict[str, Any]:
@@ -87,7 +91,7 @@ def _run(run: Run, index: int) -> dict[str, Any]:
         "description": recipe.get("description") or "",
         "state": run.state,
         "reason": manifest.get("reason") if run.state == "failed" else "",
-        "base": (Path(used).name if is_file(used) else used) if used else "from scratch",
+        "base": _place_name(used) if used else "from scratch",
         "fallback": base.get("fallback_reason") and base["requested"],
         "facts": training_facts(manifest, recipe) if manifest else [],
         "data": data_rows(manifest),
@@ -142,23 +146,23 @@ def _with_speed(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _split(name: str, runs: Sequence[Run], evaluations: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """All that evaluations on one split gave, of the runs that have one."""
     found = [(run, contents[name]) for run, contents in zip(runs, evaluations, strict=True) if name in contents]
-    columns = [(run.folder.name, content["scores"]) for run, content in found]
-    bases = {content["base_model"]: content["base"] for _, content in found if content.get("base")}
-    columns += [(f"base {Path(base).name if is_file(base) else base}", scores) for base, scores in bases.items()]
+    called = [run.folder.name if len(runs) > 1 else "this run" for run, _ in found]
+    columns = list(zip(called, (content["scores"] for _, content in found), strict=True))
+    # Runs of the same base and rows share its scores.
+    bases = {(one["base_model"], one["rows_fingerprint"]): one["base"] for _, one in found if one.get("base")}
+    columns += [(f"base {_place_name(base)}", scores) for (base, _), scores in bases.items()]
     metrics = dict.fromkeys(metric for _, scores in columns for metric in scores)
     counts = {metric: next(scores[metric]["rows"] for _, scores in columns if metric in scores) for metric in metrics}
     rows = [(run, content, read_rows(run.evaluation(name))) for run, content in found]
     matrices, calibrations = [], []
     for run, content, answered in rows:
-        matrix = (content.get("report") or {}).get("confusion_matrix")
-        if matrix:
-            worst = worst_confusions(matrix["labels"], matrix["matrix"], 10)
-            matrices.append((run.folder.name, charts.confusion(**matrix), worst))
+        if matrix := (content.get("report") or {}).get("confusion_matrix"):
+            matrices.append((run.folder.name, matrix, worst_confusions(**matrix, count=10)))
         sure = [(row["confidence"], row["correct"]) for row in answered if "confidence" in row and "correct" in row]
         if sure:
             confidences, correct = zip(*sure, strict=True)
             calibrations.append((run.folder.name, charts.reliability(confidences, correct), len(sure)))
-    models = [(run.folder.name, "", answered) for run, _, answered in rows]
+    models = [(who, "", answered) for who, (*_, answered) in zip(called, rows, strict=True)]
     if found[0][1].get("base"):
         models.append(("base", "base_", rows[0][2]))
     return {

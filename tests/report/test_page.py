@@ -97,7 +97,10 @@ def test_confusions_and_calibration(intents):
     assert (
         "right given rows <script>alert(1)</script> 退款 5 refund 退款 5 <script>alert(1)</script> refund 1" in answers
     )
-    assert "9 rows <script>alert(1)</script> given <script>alert(1)</script>" in html.fromstring(page).text_content()
+    cells = html.fromstring(page).xpath("//table[@class='matrix']//td[@title]")
+    assert [cell.text for cell in cells] == ["10", "5", "1", "9", "5"]
+    assert cells[3].get("title") == "9 of 15 rows <script>alert(1)</script> given <script>alert(1)</script>"
+    assert cells[3].get("style") == "--share: 0.60"
     assert "5 rows: mean confidence 0.460, 0.800 of them right" in page
 
 
@@ -113,7 +116,9 @@ def test_several_runs_stand_side_by_side(intents, made_run, tmp_path):
     )
     file = write_report([intents, other], tmp_path / "both.html")
     page = file.read_text(encoding="utf-8")
-    assert "accuracy 30 0.667 [0.250, 0.750] 0.100 [0.250, 0.750] 0.000" in text_of(page, "scores")
+    scores = text_of(page, "scores")
+    assert "metric rows intents-20261125-100000 other-20261125-110000 base starter" in scores
+    assert "accuracy 30 0.667 [0.250, 0.750] 0.100 [0.250, 0.750] 0.000" in scores
     assert "training.seed 1 2" in text_of(page, "differences")
     hovers = [title.text for title in html.fromstring(page).iter("title")]
     assert "other-20261125-110000 loss: 7 at 100 tokens trained on" in hovers
