@@ -103,7 +103,9 @@ def evaluate(
     evaluation = _evaluate(run, target, recipe, split, loaded, compare_base, max_rows, folder, console)
     if run:
         from gptft.report import add_report
+        from gptft.training.tracking import track_scores
 
+        track_scores(run, prefix + split, evaluation.scores, console)
         add_report(run, console)
     return evaluation
 

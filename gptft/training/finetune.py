@@ -261,6 +261,7 @@ def _train(recipe: Recipe, prepared: Prepared, run: Run, checkpoint: Path | None
     from gptft.training.interruption import MarkResumable, StopWhenAsked
     from gptft.training.objectives import objective_of
     from gptft.training.progress import ProgressDisplay
+    from gptft.training.tracking import add_tracking
     from gptft.training.trainer import FineTuner
 
     arguments = training_arguments(recipe, run.folder, prepared.validation is not None)
@@ -284,6 +285,7 @@ def _train(recipe: Recipe, prepared: Prepared, run: Run, checkpoint: Path | None
     )
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
+    add_tracking(trainer, run)
     started = time.perf_counter()
     try:
         with stop.listening():
