@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import webbrowser
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +13,7 @@ import typer
 from rich.console import Console
 
 from gptft.cli.app import app
-from gptft.errors import UserError
+from gptft.errors import GptftError, UserError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -39,8 +40,8 @@ def report(
     runs = [_run(target) for target in targets or [None]]
     file = write_report(runs, output)
     print(file)
-    if open_page:
-        typer.launch(file.absolute().as_uri())
+    if open_page and not webbrowser.open(file.absolute().as_uri()):
+        raise GptftError("No browser could be opened here. The page is written.")
 
 
 def _run(target: str | None) -> Run:

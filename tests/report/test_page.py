@@ -156,10 +156,12 @@ def test_the_command(intents, monkeypatch, tmp_path):
     done = in_process("report")
     assert (done.code, done.out.strip()) == (0, str(intents.folder / "report.html"))
     opened = []
-    monkeypatch.setattr("typer.launch", opened.append)
+    monkeypatch.setattr("webbrowser.open", lambda uri: not opened.append(uri))
     named = in_process("report", intents.folder.name, "--output", "page.html", "--open")
     assert (named.code, named.out) == (0, "page.html\n")
     assert opened == [(tmp_path / "page.html").as_uri()]
+    monkeypatch.setattr("webbrowser.open", lambda uri: False)
+    assert in_process("report", "--open").code == 1
     wrong = in_process("report", "nothing")
     assert wrong.code == 2 and "nothing is no run" in wrong.message
 

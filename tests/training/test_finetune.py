@@ -153,6 +153,7 @@ def test_a_run_is_held_while_it_is_trained(train, at_step, tmp_path):
     at_step(2, lambda: seen.extend(Run(folder).state for folder in (tmp_path / "runs").glob("bot-*")))
     run = train()
     assert (seen, run.state, run.is_held()) == (["running"], "finished", False)
+    assert "Not evaluated yet" in (run.folder / "report.html").read_text()
 
 
 def test_a_second_interrupt_ends_at_once(train, at_step):
