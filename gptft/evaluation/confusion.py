@@ -5,10 +5,12 @@ from __future__ import annotations
 import io
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gptft.files import write_bytes_atomically
-from gptft.metrics.predictions import Predictions
+
+if TYPE_CHECKING:
+    from gptft.metrics.predictions import Predictions
 
 FONTS = ("DejaVu Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Micro Hei", "Microsoft YaHei", "PingFang SC")
 """Tried in this order for each character, so that Chinese labels show where a font for them is installed."""

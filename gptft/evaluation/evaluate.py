@@ -100,7 +100,14 @@ def evaluate(
     loaded = load_metrics(names, trust_remote_metric)
     max_rows = max_rows or recipe.evaluation.max_rows
     folder = run.evaluation(prefix + split) if run else None
-    return _evaluate(run, target, recipe, split, loaded, compare_base, max_rows, folder, console)
+    evaluation = _evaluate(run, target, recipe, split, loaded, compare_base, max_rows, folder, console)
+    if run:
+        from gptft.report import add_report
+        from gptft.training.tracking import track_scores
+
+        track_scores(run, prefix + split, evaluation.scores, console)
+        add_report(run, console)
+    return evaluation
 
 
 def _chosen_metrics(asked: Sequence[str], recipe: Recipe) -> list[str]:

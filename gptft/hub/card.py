@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from gptft.evaluation.scores import format_value
 from gptft.metrics.catalogue import parse_metric
 from gptft.models.bases import STARTER
 from gptft.recipe.cards import MARK, portable_recipe
+from gptft.report.facts import TASKS, cell, data_rows, definitions, is_file, training_facts
 from gptft.runs.folder import Run
-from gptft.runs.manifest import energy_estimate
+from gptft.runs.listing import read_evaluations
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCard
@@ -24,12 +23,6 @@ if TYPE_CHECKING:
 TEMPLATE = Path(__file__).parent / "card.md.jinja"
 EXAMPLES = 3
 EXAMPLE_LENGTH = 1200
-TASKS = {
-    "dialogue": "answers of an assistant",
-    "completion": "text to text",
-    "classification": "labels of a text",
-    "pretraining": "text as such",
-}
 
 
 @dataclass(frozen=True)
@@ -65,7 +58,7 @@ def make_card(run: Run, model: Path, settings: CardSettings, pictures: dict[str,
     title = settings.repo_id.rpartition("/")[2]
     data = ModelCardData(
         base_model=base,
-        datasets=sorted({path for path in _sources(manifest) if "/" in path and not _is_file(path)}) or None,
+        datasets=sorted({path for path in _sources(manifest) if "/" in path and not is_file(path)}) or None,
         eval_results=_results(recipe, manifest, evaluations, generates) or None,
         language=settings.language or None,
         library_name="peft" if settings.adapter else "transformers",
@@ -87,14 +80,14 @@ def make_card(run: Run, model: Path, settings: CardSettings, pictures: dict[str,
         summary=_summary(manifest, recipe, base),
         splits=[name for name, _ in evaluations],
         scores=_score_rows(evaluations),
-        definitions=_definitions(evaluations),
+        definitions=definitions(evaluations),
         pictures=list(pictures.items()),
         examples=examples,
         examples_split=split,
         fence=_fence("\n".join(examples)),
         usage=_usage(settings, recipe["task"], generates),
-        facts=_facts(manifest, recipe),
-        data=_data_rows(manifest),
+        facts=training_facts(manifest, recipe),
+        data=data_rows(manifest),
         limits=_limits(manifest, recipe, settings.language),
         recipe=text,
         recipe_mark=MARK,
@@ -102,16 +95,10 @@ def make_card(run: Run, model: Path, settings: CardSettings, pictures: dict[str,
     )
 
 
-def read_evaluations(run: Run) -> list[tuple[str, dict[str, Any]]]:
-    """What was written by `gptft eval`: (split, content of scores.json), the test split first."""
-    files = sorted((run.folder / "eval").glob("*/scores.json"), key=lambda file: (file.parent.name != "test", file))
-    return [(file.parent.name, json.loads(file.read_text(encoding="utf-8"))) for file in files]
-
-
 def hub_base(run: Run) -> str | None:
     """The base's name on the Hub; None for the starter, a folder, or a model from scratch."""
     used = (run.manifest.get("base") or {}).get("used")
-    return used if used and used != "starter" and not _is_file(used) else None
+    return used if used and used != "starter" and not is_file(used) else None
 
 
 def is_generator(model: Path) -> bool:
@@ -129,10 +116,6 @@ def starter_card_data() -> dict[str, Any]:
     return yaml.safe_load(text.split("---")[1])
 
 
-def _is_file(path: str) -> bool:
-    return Path(path).is_absolute()
-
-
 def _sources(manifest: dict[str, Any]) -> list[str]:
     splits = manifest.get("data", {}).get("splits", {}).values()
     return [source["path"] for split in splits for source in split.get("sources", [])]
@@ -148,7 +131,7 @@ def _results(
         # A recipe without a test source holds out a share of train.
         sources = manifest["data"]["splits"].get(split, {}).get("sources") or []
         names = [source["path"] for source in sources] or [manifest["name"]]
-        called = ", ".join(Path(name).name if _is_file(name) else name for name in names)
+        called = ", ".join(Path(name).name if is_file(name) else name for name in names)
         for name, score in content["scores"].items():
             if score["value"] is None:
                 continue
@@ -178,22 +161,8 @@ def _score_rows(evaluations: list[tuple[str, dict[str, Any]]]) -> list[dict[str,
         scores = [found["scores"].get(name) for _, found in evaluations]
         base = next((found["base"][name] for _, found in evaluations if name in (found.get("base") or {})), None)
         count = next((f"{score['rows']:,}" for score in scores if score), "")
-        rows.append({"name": name, "cells": [_cell(score) for score in scores], "base": _cell(base), "rows": count})
+        rows.append({"name": name, "cells": [cell(score) for score in scores], "base": cell(base), "rows": count})
     return rows
-
-
-def _cell(score: dict[str, Any] | None) -> str:
-    if score is None:
-        return ""
-    name, value = score["name"], math.nan if score["value"] is None else score["value"]
-    if score["low"] is None or score["high"] is None:
-        return format_value(name, value)
-    return f"{format_value(name, value)} [{format_value(name, score['low'])}, {format_value(name, score['high'])}]"
-
-
-def _definitions(evaluations: list[tuple[str, dict[str, Any]]]) -> list[str]:
-    scores = [score for _, found in evaluations for score in found["scores"].values()]
-    return list(dict.fromkeys(f"{score['name']}: {score['definition']}" for score in scores))
 
 
 def _examples(run: Run, evaluations: list[tuple[str, dict[str, Any]]]) -> tuple[list[str], str]:
@@ -266,36 +235,6 @@ def _with_gptft(repo: str, task: str) -> tuple[str, str, str]:
     commands = {"dialogue": f"gptft chat {repo}", "pretraining": f'gptft next "What stands before" --model {repo}'}
     own = commands.get(task, f'gptft predict {repo} "a text"')
     return "With gptft", "bash", f"{own}\ngptft eval {repo}"
-
-
-def _facts(manifest: dict[str, Any], recipe: dict[str, Any]) -> list[tuple[str, str]]:
-    hardware, versions = manifest.get("hardware", {}), manifest.get("versions", {})
-    devices = ", ".join(hardware.get("gpus", [])) or f"{hardware.get('torch_threads')} CPU threads"
-    memory = manifest.get("peak_memory_bytes", {})
-    facts = {
-        "task": f"{recipe['task']} ({TASKS[recipe['task']]})",
-        "steps": f"{manifest.get('steps', 0):,}",
-        "tokens seen": f"{manifest.get('tokens_seen', 0):,}",
-        "precision": manifest.get("precision"),
-        "seed": manifest.get("seed"),
-        "time": f"{manifest.get('training_seconds', 0):,.0f} s",
-        "peak memory": ", ".join(f"{size / 2**30:.1f} GiB ({name})" for name, size in memory.items()),
-        "hardware": f"{devices} ({hardware.get('system')})",
-        "energy (estimate)": energy_estimate(manifest),
-        "started": manifest.get("started", "")[:10],
-        "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
-    }
-    return [(name, str(value)) for name, value in facts.items() if value not in (None, "")]
-
-
-def _data_rows(manifest: dict[str, Any]) -> list[dict[str, str]]:
-    rows = []
-    for split, facts in manifest.get("data", {}).get("splits", {}).items():
-        paths = [source["path"] for source in facts.get("sources", [])]
-        names = ", ".join(Path(path).name if _is_file(path) else path for path in paths) or "a share of train"
-        counts = {name: f"{facts.get(name, 0):,}" for name in ("kept", "read")}
-        rows.append({"split": split, **counts, "fingerprint": facts.get("fingerprint", ""), "sources": names})
-    return rows
 
 
 def _limits(manifest: dict[str, Any], recipe: dict[str, Any], language: list[str]) -> str:

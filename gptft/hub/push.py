@@ -13,12 +13,13 @@ import yaml
 from rich.console import Console
 
 from gptft.errors import UserError
-from gptft.hub.card import CardSettings, hub_base, make_card, read_evaluations, starter_card_data
+from gptft.hub.card import CardSettings, hub_base, make_card, starter_card_data
 from gptft.hub.privacy import find_personal_data
 from gptft.network import hub_errors
 from gptft.recipe.schema import HubSection
 from gptft.report.curves import save_loss_curve
 from gptft.runs.folder import Run
+from gptft.runs.listing import read_evaluations
 
 PICTURES = "pictures"
 OWN_FILES = ("*.safetensors", "*.json", "*.jinja", "*.txt", f"{PICTURES}/*", "eval/*")

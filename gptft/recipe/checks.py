@@ -9,6 +9,7 @@ import os
 import re
 from contextlib import suppress
 from difflib import get_close_matches
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,13 @@ from gptft.recipe.templates import template_fields
 
 SECTION_TASKS = {"template": ("classification", "completion"), "classification": ("classification",)}
 """Sections that only some tasks read."""
+TRACKERS = {
+    "tensorboard": ("tensorboard", "tensorboardX"),
+    "wandb": ("wandb",),
+    "mlflow": ("mlflow",),
+    "trackio": ("trackio",),
+}
+"""Packages for `training.report_to`; transformers knows more, and finds missing ones when training begins."""
 _EVALUATE_NEIGHBOURS = ("bleurt", "chr_f")  # metrics of `evaluate` whose names are near gptft's own
 
 
@@ -186,7 +194,12 @@ def check_task(reading: Reading) -> None:
 
 
 def check_training(reading: Reading) -> None:
-    """What evaluates during training has data, and the best model is told by what is measured then."""
+    """Trackers are there, what evaluates in training has data, and the best model is told by what is measured then."""
+    report_to = reading.get("training", "report_to")
+    for name in report_to if isinstance(report_to, list) else [report_to]:
+        if name in TRACKERS and not any(map(find_spec, TRACKERS[name])):
+            message = f"found '{name}', which is not installed: pip install {TRACKERS[name][0]}"
+            reading.report(("training", "report_to"), message)
     if reading.get("data", "validation") is None:
         wanted = [(("training", "eval_strategy"), "no"), (("training", "load_best_model_at_end"), False)]
         wanted += [(("evaluation", key), None) for key in ("during_training", "early_stopping_patience")]

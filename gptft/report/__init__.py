@@ -1,1 +1,5 @@
-"""Pictures of a run."""
+"""What a run was and gave, as pictures and as a page."""
+
+from gptft.report.page import add_report, write_report
+
+__all__ = ["add_report", "write_report"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from pathlib import Path
 
 from gptft.files import write_bytes_atomically
@@ -21,8 +20,7 @@ def save_loss_curve(run: Run, file: Path) -> bool:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    lines = run.log_file.read_text(encoding="utf-8").splitlines() if run.log_file.is_file() else []
-    entries = [json.loads(line) for line in lines]
+    entries = run.log()
     curves = {
         name: [(entry["tokens"], entry[key]) for entry in entries if isinstance(entry.get(key), (int, float))]
         for name, key in (("train", "loss"), ("validation", "eval_loss"))

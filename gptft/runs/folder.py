@@ -7,10 +7,13 @@ runs/latest -> the newest finished or resumable run
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -65,8 +68,52 @@ class Run:
         """Set entries of the manifest, atomically."""
         write_json_atomically(self.folder / "manifest.json", {**self.manifest, **entries})
 
-    def checkpoint(self) -> Path | None:
-        """The newest complete checkpoint; those cut off in the middle are removed.
+    def log(self) -> list[dict[str, Any]]:
+        """The lines of the log; one that is cut off, as a killed process leaves it, is left out."""
+        lines = self.log_file.read_text(encoding="utf-8").splitlines() if self.log_file.is_file() else []
+        return [json.loads(line) for line in lines if line.endswith("}")]
+
+    @contextmanager
+    def held(self) -> Iterator[bool]:
+        """Hold the run for this process, to train or to remove it.
+
+        The lock is the operating system's, on recipe.yaml, which is written once: it ends with the process, however
+        that ends. Gives False where the file system has no locks, so that nothing is held.
+
+        Raises:
+            UserError: another process holds it.
+        """
+        with self.recipe_file.open("rb+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                locked = True
+            except BlockingIOError as error:
+                raise UserError(
+                    f"{self.folder} is in use: another process trains it. Wait for its end, or stop it there (Ctrl-C)."
+                ) from error
+            except OSError:
+                locked = False
+            yield locked
+
+    def is_held(self) -> bool | None:
+        """Whether a process holds the run (see `held`); None where that cannot be known."""
+        try:
+            with self.recipe_file.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return None
+        return False
+
+    @property
+    def state(self) -> str:
+        """`running`, `finished`, `stopped` (by Ctrl-C), `failed`, `killed` (its process is gone), or `unknown`."""
+        state = self.manifest.get("state", "unknown")
+        return "killed" if state == "running" and self.is_held() is False else state
+
+    def checkpoint(self, remove_incomplete: bool = True) -> Path | None:
+        """The newest complete checkpoint; those cut off in the middle are removed, as only who holds the run may.
 
         The Trainer writes `trainer_state.json` last, so a checkpoint without a readable one is not complete.
         """
@@ -78,7 +125,8 @@ class Run:
             try:
                 json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
             except (OSError, ValueError):
-                shutil.rmtree(folder, ignore_errors=True)
+                if remove_incomplete:
+                    shutil.rmtree(folder, ignore_errors=True)
                 continue
             return folder
         return None
@@ -141,7 +189,7 @@ def resumable_run(name: str, runs: Path = RUNS) -> Run:
     """The newest run of this name that has not finished and has a complete checkpoint.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, or the newest is being trained.
     """
     # Not by a pattern of the file system: bot-2-20261123-101500 is no run of bot.
     stamped = re.compile(re.escape(name) + r"-(\d{8}-\d{6})(?:-(\d+))?")
@@ -150,6 +198,8 @@ def resumable_run(name: str, runs: Path = RUNS) -> Run:
     candidates = [folder for *_, folder in sorted(dated, reverse=True)]
     for folder in candidates:
         run = Run(folder.resolve())
+        if run.is_held():
+            raise UserError(f"{run.folder} is being trained by another process, so there is nothing to resume yet.")
         if run.manifest.get("state") != "finished" and run.checkpoint():
             return run
     finished = f" The newest, {candidates[0].name}, is finished." if candidates else ""

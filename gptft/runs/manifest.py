@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import resource
@@ -53,3 +54,13 @@ def energy_estimate(manifest: dict[str, Any]) -> str:
     watts = gpus * WATTS_PER_GPU if gpus else threads * WATTS_PER_CORE
     assumed = f"{WATTS_PER_GPU} W a GPU" if gpus else f"{WATTS_PER_CORE} W a core"
     return f"{watts * manifest.get('training_seconds', 0) / 3600:,.2g} Wh, at an assumed {assumed}"
+
+
+def duration(seconds: float) -> str:
+    """Write a time as people say it: 42 s, 3 min 20 s, 1 h 05 min."""
+    whole = math.ceil(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
 
 CODE_VERSION = 3
 """Part of the cache's key: raised whenever the same rows give other examples."""
+
+LENGTH_BINS = 24
 
 Example = tuple[list[int], list[int], bool, bool, str]
 """Token ids, labels, whether its row was shortened, whether some of it was dropped (each said of a row's first example
@@ -37,6 +41,9 @@ class Preparation:
     shortened: int = 0
     dropped: int = 0
     dropped_origins: list[str] = field(default_factory=list)
+    length_step: int = 1
+    length_counts: list[int] = field(default_factory=list)
+    """Examples by length: of 1 to `length_step` tokens, of up to twice as many, and so on."""
 
     def to_dict(self) -> dict[str, Any]:
         """For the manifest."""
@@ -129,6 +136,8 @@ class Task(ABC):
         # [:] reads a column at once, a hundred times faster than going through it.
         dropped = [origin for origin, flag in zip(encoded["origin"][:], encoded["dropped"][:], strict=True) if flag]
         lengths, supervised = encoded["length"][:], encoded["supervised"][:]
+        step = max(1, math.ceil(max(lengths, default=0) / LENGTH_BINS))
+        by_length = Counter((length - 1) // step for length in lengths if length)
         preparation = Preparation(
             rows=len(dataset),
             examples=sum(length > 0 for length in lengths),
@@ -137,6 +146,8 @@ class Task(ABC):
             shortened=sum(encoded["shortened"][:]),
             dropped=len(dropped),
             dropped_origins=dropped[:100],
+            length_step=step,
+            length_counts=[by_length[index] for index in range(max(by_length, default=-1) + 1)],
         )
         preparation.check(split, max_length)
         useful = [index for index, count in enumerate(supervised) if count]

@@ -49,6 +49,7 @@ def training_arguments(recipe: Recipe, run: Path, has_validation: bool) -> Train
         UserError: what transformers refuses, several processes or GPUs, `eval_on_start` without validation.
     """
     from transformers import TrainingArguments
+    from transformers.integrations import get_reporting_integration_callbacks
 
     settings = {**DEFAULTS, **recipe.training, "output_dir": str(run / "checkpoints"), "label_names": ["labels"]}
     settings["remove_unused_columns"] = False
@@ -72,8 +73,11 @@ def training_arguments(recipe: Recipe, run: Path, has_validation: bool) -> Train
         # TrainingArguments refuses bfloat16 on a CPU that it was not told to use, also where there is nothing else.
         settings["use_cpu"] = True
     settings |= {"bf16": dtype is torch.bfloat16, "fp16": dtype is torch.float16}
+    # Trackers know the run by the name of its folder.
+    settings.setdefault("run_name", run.name)
     try:
         arguments = TrainingArguments(**settings)
+        get_reporting_integration_callbacks(arguments.report_to)  # which refuses a name that it does not know
     except (ValueError, TypeError, ImportError) as error:
         raise UserError(f"training: {error}") from error
     if arguments.world_size > 1:

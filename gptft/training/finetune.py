@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import partial
@@ -40,12 +40,18 @@ def finetune(recipe: Recipe, *, resume: bool = False, runs: Path = RUNS, console
         The run; its manifest's `state` is `finished`, or `stopped` after Ctrl-C.
 
     Raises:
-        UserError: data, model or settings that cannot be used; nothing to resume.
+        UserError: data, model or settings that cannot be used; nothing to resume; another process trains the run.
         GptftError: a failure underneath, such as a full disk; checkpoints already written stay.
     """
-    console = console or Console(stderr=True)
+    with ExitStack() as held:
+        return _finetune(recipe, resume, runs, console or Console(stderr=True), held)
+
+
+def _finetune(recipe: Recipe, resume: bool, runs: Path, console: Console, held: ExitStack) -> Run:
     started = time.perf_counter()
     run = resumable_run(recipe.name, runs) if resume else None
+    if run:
+        _hold(run, held, console)
     checkpoint = run.checkpoint() if run else None
     if run and checkpoint:
         _check_same_recipe(recipe, run)
@@ -56,6 +62,8 @@ def finetune(recipe: Recipe, *, resume: bool = False, runs: Path = RUNS, console
         from gptft.models.quiet import quiet_libraries
 
         quiet_libraries()
+    from gptft.report import add_report
+
     prepared = prepare(recipe, console, checkpoint)
     _check(recipe, prepared, runs, console)
     if run:
@@ -63,6 +71,7 @@ def finetune(recipe: Recipe, *, resume: bool = False, runs: Path = RUNS, console
     else:
         run = new_run(recipe.name, runs)
         write_text_atomically(run.recipe_file, dump_recipe(recipe))
+        _hold(run, held, console)
     base = run.manifest.get("base", _base_facts(prepared.loaded))
     publishes = recipe.hub if recipe.hub and recipe.hub.strategy else None
     started_at = datetime.now(timezone.utc).isoformat()
@@ -82,12 +91,21 @@ def finetune(recipe: Recipe, *, resume: bool = False, runs: Path = RUNS, console
             raise
         raise failure from error
     run.update_manifest(seconds=round(time.perf_counter() - started, 1), state=state)
+    add_report(run, console)
     if publishes and state == "finished":
         from gptft.hub.push import push
 
         target = {"private": publishes.private, "revision": publishes.revision}
         console.print(f"Pushed to {push(run, publishes.repo_id, **target, console=console).url}", highlight=False)
     return run
+
+
+def _hold(run: Run, held: ExitStack, console: Console) -> None:
+    """Keep other processes from training the same run as long as `held` is open."""
+    if not held.enter_context(run.held()):
+        console.print(
+            "[yellow]Warning:[/yellow] this file system has no locks: see to it that no other process trains the run."
+        )
 
 
 @dataclass(frozen=True)
@@ -273,16 +291,17 @@ def _train(recipe: Recipe, prepared: Prepared, run: Run, checkpoint: Path | None
     from gptft.models.adapters import merge_adapter, name_base
     from gptft.models.loading import save_model
     from gptft.models.precision import training_dtype
-    from gptft.runs.manifest import peak_memory_bytes
+    from gptft.runs.manifest import duration, peak_memory_bytes
     from gptft.training.arguments import AUTO, training_arguments
     from gptft.training.batch_size import set_batch_size
     from gptft.training.interruption import MarkResumable, StopWhenAsked
     from gptft.training.objectives import objective_of
-    from gptft.training.progress import ProgressDisplay, duration
+    from gptft.training.progress import ProgressDisplay
+    from gptft.training.tracking import add_tracking
     from gptft.training.trainer import FineTuner
 
     arguments = training_arguments(recipe, run.folder, prepared.validation is not None)
-    display, stop = ProgressDisplay(console, run.log_file), StopWhenAsked()
+    display, stop = ProgressDisplay(console, run), StopWhenAsked()
     callbacks = [display, stop, MarkResumable(run)]
     if recipe.evaluation.early_stopping_patience:
         patience, threshold = recipe.evaluation.early_stopping_patience, recipe.evaluation.early_stopping_threshold
@@ -305,6 +324,7 @@ def _train(recipe: Recipe, prepared: Prepared, run: Run, checkpoint: Path | None
     )
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
+    add_tracking(trainer, run)
     started = time.perf_counter()
     try:
         with stop.listening():

@@ -3,30 +3,31 @@
 from __future__ import annotations
 
 import json
-import math
 import time
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from gptft.files import disk_errors
+from gptft.files import disk_errors, write_jsonl_atomically
+from gptft.runs.folder import Run
+from gptft.runs.manifest import duration
 
 
 class ProgressDisplay(TrainerCallback):
     """Shows loss, tokens per second, time left and the latest evaluation; appends what is logged to a file."""
 
-    def __init__(self, console: Console, log_file: Path) -> None:
+    def __init__(self, console: Console, run: Run) -> None:
         self.console = console
-        self.log_file = log_file
+        self.run = run
         self.progress: Progress | None = None
         self.bar = TaskID(0)
         self.latest: dict[str, float] = {}
         self.started = time.perf_counter()
         self.first_step = 0
         self.first_tokens = 0
+        self.earlier_seconds = 0.0
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -34,6 +35,10 @@ class ProgressDisplay(TrainerCallback):
         """Start the clock and the bar."""
         self.started = time.perf_counter()
         self.first_step, self.first_tokens = state.global_step, state.num_input_tokens_seen
+        # Of a run that is resumed: what is done again is logged again.
+        kept = [line for line in self.run.log() if line["step"] <= state.global_step]
+        self.earlier_seconds = kept[-1].get("seconds", 0.0) if kept else 0.0
+        write_jsonl_atomically(self.run.log_file, kept)
         if self.console.is_terminal:
             columns = (TextColumn("{task.description}"), BarColumn(None), MofNCompleteColumn(), TimeElapsedColumn())
             self.progress = Progress(*columns, TextColumn("{task.fields[facts]}"), console=self.console, expand=True)
@@ -57,8 +62,9 @@ class ProgressDisplay(TrainerCallback):
         logs = dict(logs or {})
         self.latest |= logs
         line = {"step": state.global_step, "tokens": state.num_input_tokens_seen, **logs}
+        line["seconds"] = round(self.earlier_seconds + time.perf_counter() - self.started, 2)
         line["tokens_per_second"] = round(self._speed(state), 1)
-        with disk_errors(self.log_file), self.log_file.open("a", encoding="utf-8") as file:
+        with disk_errors(self.run.log_file), self.run.log_file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         if "eval_loss" in logs:
             scores = {name.removeprefix("eval_"): value for name, value in logs.items() if name.startswith("eval_")}
@@ -94,13 +100,3 @@ class ProgressDisplay(TrainerCallback):
         if "eval_loss" in self.latest:
             parts.append(f"validation {self.latest['eval_loss']:.4f}")
         return ", ".join(parts)
-
-
-def duration(seconds: float) -> str:
-    """Write a time as people say it: 42 s, 3 min 20 s, 1 h 05 min."""
-    whole = math.ceil(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

@@ -73,6 +73,7 @@ def test_a_new_head_is_scored_as_transformers_has_it_and_its_base_as_before_the_
     assert kept["report"]["confusion_matrix"]["labels"] == sorted(LABELS)
     assert sum(map(sum, kept["report"]["confusion_matrix"]["matrix"])) == len(ROWS)
     assert (result.folder / "confusion_matrix.png").is_file()
+    assert 'class="matrix"' in (result.folder.parent.parent / "report.html").read_text()
 
 
 def test_the_language_models_own_head_gives_labels_by_their_tokens(recipe, score, write_model, write_run, tokenizer):

@@ -142,8 +142,18 @@ def test_killed_and_resumed_equals_uninterrupted(train, whole, at_step, tmp_path
         (newest.parent / "tmp-checkpoint-9").mkdir()
     resumed = train(resume=True)
     assert same(weights(resumed), whole[0])
-    steps = [json.loads(line)["step"] for line in resumed.log_file.read_text().splitlines()]
-    assert steps.count(5) == (2 if damage in ("no state", "half a state") else 1)
+    # The log tells of each step once, in order, with the time of the run as a whole.
+    lines = [line for line in resumed.log() if "loss" in line]
+    assert [line["step"] for line in lines] == list(range(1, 11))
+    assert [line["seconds"] for line in lines] == sorted(line["seconds"] for line in lines)
+
+
+def test_a_run_is_held_while_it_is_trained(train, at_step, tmp_path):
+    seen = []
+    at_step(2, lambda: seen.extend(Run(folder).state for folder in (tmp_path / "runs").glob("bot-*")))
+    run = train()
+    assert (seen, run.state, run.is_held()) == (["running"], "finished", False)
+    assert "Not evaluated yet" in (run.folder / "report.html").read_text()
 
 
 def test_a_second_interrupt_ends_at_once(train, at_step):
