@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import re
+import sys
+from contextlib import redirect_stdout
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +44,7 @@ class TrackRun(TrainerCallback):
             tool: Any = import_module(name) if name != "tensorboard" else None
             if name == "tensorboard":
                 found[name] = {}
-                with _writer(self.run) as writer:
+                with _writer(self.run, ".recipe") as writer:
                     writer.add_text("recipe", "\n".join(f"    {line}" for line in text.splitlines()))
             elif name == "wandb":
                 tool.config.update({"recipe": recipe}, allow_val_change=True)
@@ -65,12 +67,14 @@ def add_tracking(trainer: Trainer, run: Run) -> None:
         trainer.add_callback(TensorBoardCallback(_writer(run)))
 
 
-def _writer(run: Run) -> Any:
+def _writer(run: Run, suffix: str = "") -> Any:
+    """A writer of TensorBoard's files; what is written in one second needs another suffix to be another file."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:  # transformers takes the other one then, too
         SummaryWriter = import_module("tensorboardX").SummaryWriter
-    return SummaryWriter(os.environ.get("TENSORBOARD_LOGGING_DIR") or str(run.folder / "tensorboard"))
+    folder = os.environ.get("TENSORBOARD_LOGGING_DIR") or str(run.folder / "tensorboard")
+    return SummaryWriter(folder, filename_suffix=suffix)
 
 
 def track_scores(run: Run, split: str, scores: list[Score], console: Console) -> None:
@@ -88,7 +92,9 @@ def track_scores(run: Run, split: str, scores: list[Score], console: Console) ->
     }
     for name, where in manifest.get("tracking", {}).items():
         try:
-            _send(run, name, where, values, manifest.get("steps", 0))
+            # Trackers greet on standard output, which may be meant for a program (`gptft eval --json`).
+            with redirect_stdout(sys.stderr):
+                _send(run, name, where, values, manifest.get("steps", 0))
         except Exception as error:
             text = f"the scores are not in {name}: {type(error).__name__}: {error}"
             console.print(f"[yellow]Warning:[/yellow] {escape(text)}", soft_wrap=True)
@@ -97,7 +103,7 @@ def track_scores(run: Run, split: str, scores: list[Score], console: Console) ->
 def _send(run: Run, name: str, where: dict[str, Any], values: dict[str, float], step: int) -> None:
     tool: Any = import_module(name) if name != "tensorboard" else None
     if name == "tensorboard":
-        with _writer(run) as writer:
+        with _writer(run, ".scores") as writer:
             for key, value in values.items():
                 writer.add_scalar(key, value, step)
     elif name == "wandb":
@@ -107,6 +113,9 @@ def _send(run: Run, name: str, where: dict[str, Any], values: dict[str, float], 
         with tool.start_run(**where):
             tool.log_metrics(values, step=step)
     elif name == "trackio":
-        tool.init(**where, resume="allow")
+        # Who resumes a run writes its configuration anew; keys with an underscore are trackio's own.
+        known = next((one.config for one in tool.Api().runs(where["project"]) if one.name == where["name"]), None)
+        kept = {key: value for key, value in (known or {}).items() if not key.startswith("_")}
+        tool.init(**where, config=kept, resume="allow")
         tool.log(values, step=step)
         tool.finish()
