@@ -28,6 +28,7 @@ def test_finetune_leaves_a_run(shop, tuned):
         "log.jsonl",
         "checkpoints",
         "model",
+        "report.html",
     }
     assert (shop / "runs" / "latest").resolve() == run
     model = {path.name for path in (run / "model").iterdir()}
