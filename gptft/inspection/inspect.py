@@ -197,7 +197,7 @@ def inspect(recipe: Recipe, *, with_probe: bool = False, shown: int = 2, console
         basics = check(recipe, prepared, arguments, limit=None, shown=shown)
     with console.status("Predicting memory"):
         reads = _reads(recipe, prepared, basics.batches)
-        simulator = StepSimulator(prepared.loaded.model, arguments)
+        simulator = StepSimulator(prepared.loaded.model, arguments, recipe.task == "classification")
         seen = basics.plan.steps * arguments.gradient_accumulation_steps
         memory = plan_memory(simulator, basics.batches, seen, reads, held, machine)
     measured = None

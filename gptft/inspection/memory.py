@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.nn import Parameter
+from torch.nn import Parameter, functional
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -82,12 +82,14 @@ class StepSimulator:
 
     Args:
         model: on the device `meta`; its tensors are replaced, and it is put in training mode.
-        arguments: of the training: precision, optimizer, accumulation, checkpointing of gradients.
+        arguments: of the training: precision, optimizer, accumulation, checkpointing of activations.
+        labels: whether the task is classification.
     """
 
-    def __init__(self, model: Any, arguments: TrainingArguments) -> None:
+    def __init__(self, model: Any, arguments: TrainingArguments, labels: bool = False) -> None:
         from transformers import Trainer
 
+        self.labels = labels
         self.model, self.arguments, self.mode = model.train(), arguments, FakeTensorMode(allow_non_fake_inputs=True)
         use_fast_kernels(model)
         with self.mode:
@@ -132,9 +134,16 @@ class StepSimulator:
         options = {"logits_to_keep": ids.new_zeros(shape.rows, each)} if generates else {}
         with autocast(device, training_dtype(self.arguments)):
             logits = self.model(input_ids=ids, use_cache=False, **options).logits
-        logits = logits.flatten(0, -2)
+        # Accelerate gives the outputs of a step in float32.
+        logits = logits.float().flatten(0, -2)
         smoothing = self.arguments.label_smoothing_factor
-        cross_entropy_sum(logits, ids.new_zeros(len(logits)), smoothing).backward()
+        targets = ids.new_zeros(len(logits))
+        if self.labels:
+            # A classifier takes the logits of its text out of those of all positions.
+            logits = logits.index_select(0, targets)
+            functional.cross_entropy(logits, targets, label_smoothing=smoothing).backward()
+        else:
+            cross_entropy_sum(logits, targets, smoothing).backward()
 
 
 def _give_shapes(model: Any, device: torch.device) -> None:

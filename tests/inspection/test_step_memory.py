@@ -10,6 +10,7 @@ from tiny import make_model
 from transformers import GPT2Config, GPT2LMHeadModel, TrainingArguments
 
 from gptft.inspection.memory import StepShape, StepSimulator
+from gptft.models.kernels import cross_entropy_sum, use_fast_kernels
 
 SHAPE: dict[str, Any] = {"n_layer": 2, "n_head": 2, "n_embd": 64, "n_positions": 128, "vocab_size": 1000}
 
@@ -41,6 +42,7 @@ def test_weights_gradients_and_moments_are_those_of_the_parameters(simulate):
 def test_what_the_backward_pass_needs_is_held(simulate):
     # Of real tensors, all that autograd saves, each storage once, and not the weights.
     model = make_model(**SHAPE, attn_pdrop=0.0).train()
+    use_fast_kernels(model)
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     saved: dict[int, int] = {}
 
@@ -52,7 +54,7 @@ def test_what_the_backward_pass_needs_is_held(simulate):
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         ids = torch.zeros(8, 100, dtype=torch.long)
-        loss = torch.nn.functional.cross_entropy(model(ids, use_cache=False).logits.flatten(0, 1), ids.flatten())
+        loss = cross_entropy_sum(model(ids, use_cache=False).logits.flatten(0, 1), ids.flatten())
     total = sum(saved.values())
     assert loss.requires_grad
     predicted = simulate().peak(StepShape(8, 100, 800)).activations
