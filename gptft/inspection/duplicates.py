@@ -57,9 +57,13 @@ def find_duplicates(splits: dict[str, Dataset], task: str, shown: int = 3) -> Du
         task: the recipe's.
         shown: how many examples to give of each split.
     """
-    signatures = [np.concatenate([signature(part) for part in chunks(rows, task)]) for rows in splits.values()]
-    sizes = [len(part) for part in signatures]
-    nearest = np.split(_nearest(np.concatenate(signatures), sizes[0]), np.cumsum(sizes)[:-1])
+    sizes = [len(rows) for rows in splits.values()]
+    signatures, filled = np.empty((sum(sizes), BANDS * WIDTH), dtype=np.uint32), 0
+    for rows in splits.values():
+        for part in chunks(rows, task):
+            signatures[filled : filled + len(part.origins)] = signature(part)
+            filled += len(part.origins)
+    nearest = np.split(_nearest(signatures, sizes[0]), np.cumsum(sizes)[:-1])
     del signatures
     counts, examples = {}, []
     for (name, rows), before in zip(splits.items(), nearest, strict=True):

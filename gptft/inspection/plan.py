@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from gptft.inspection.memory import StepMemory, StepSimulator
     from gptft.recipe import Recipe
 
-OVERHEAD = 1.0
-"""What the allocator holds beyond live tensors (measured by benchmarks/inspection.py)."""
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -132,7 +129,7 @@ class MemoryPlan:
     @property
     def total(self) -> int:
         """The predicted peak."""
-        return self.process + round(OVERHEAD * self.step.total)
+        return self.process + self.step.total
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values."""
@@ -162,9 +159,9 @@ def plan_memory(
     peaks = {index: simulator.peak(shape(index)) for index in candidates}
     worst = max(peaks, key=lambda index: peaks[index].total)
     # The peak grows evenly with the rows of a batch.
-    more = OVERHEAD * (simulator.peak(shape(worst, 2)).total - peaks[worst].total)
+    more = simulator.peak(shape(worst, 2)).total - peaks[worst].total
     rows = len(batches.rows[worst])
-    room = machine - process - OVERHEAD * peaks[worst].total
+    room = machine - process - peaks[worst].total
     return MemoryPlan(peaks[worst], process, machine, max(0, int(rows + room / max(more / rows, 1))))
 
 
