@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
 CHEAP_ROWS = 10_000
 """Of so many rows the texts are looked at before a fine-tuning; an inspection looks at all."""
-MANY_ROWS = 100_000
-"""Of so many examples an inspection looks at the ends of answers: labels are most of what is on the disk."""
 _FEW_BYTES = 2.0
 """Bytes for each token below which a tokenizer was made for other text."""
 
@@ -72,7 +70,7 @@ def check(
     found = scan(rows, task, tokenizer.eos_token, limit)
     encoded = {"train": prepared.train, "validation": prepared.validation}
     lengths = {
-        name: measure(split, prepared.preparations[name], tokenizer.eos_token_id, limit or MANY_ROWS)
+        name: measure(split, prepared.preparations[name], tokenizer.eos_token_id)
         for name, split in encoded.items()
         if split is not None
     }

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from gptft.tasks import Preparation
 
+BLOCK = 1000
+
 
 @dataclass(frozen=True)
 class Lengths:
@@ -36,14 +38,15 @@ class Lengths:
         return {**counted, "lengths": quantiles, "answers": self.answers, "answers_ended": self.ended}
 
 
-def measure(encoded: Dataset, preparation: Preparation, eos: int, limit: int | None = None) -> Lengths:
-    """Measure an encoded split; the ends of answers in all of it, or in about `limit` examples."""
+def measure(encoded: Dataset, preparation: Preparation, eos: int, limit: int = 100_000) -> Lengths:
+    """Measure an encoded split; the ends of answers in about `limit` examples of it."""
     lengths, supervised = (_column(encoded, name) for name in ("length", "supervised"))
-    step = 1 if limit is None else max(1, len(encoded) // limit)
-    looked_at = (encoded if step == 1 else encoded.select(range(0, len(encoded), step))).with_format("arrow")
+    looked_at = encoded.with_format("arrow")
+    # Blocks of neighbours: rows here and there would bring all of the file into memory.
+    step = max(BLOCK, len(encoded) * BLOCK // limit)
     answers = ended = 0
-    for start in range(0, len(looked_at), 10_000):
-        part: Any = looked_at[start : start + 10_000]
+    for start in range(0, len(encoded), step):
+        part: Any = looked_at[start : start + BLOCK]
         for labels in part["labels"].chunks:
             if str(labels.type.value_type) == "double":
                 # Numbers of classes, not tokens.
