@@ -40,7 +40,7 @@ def use_fast_kernels(model: Any) -> None:
             if isinstance(part, NewGELUActivation):
                 setattr(module, name, torch.nn.GELU(approximate="tanh"))
             elif type(part) is torch.nn.Dropout:
-                setattr(module, name, Dropout(part.p))
+                setattr(module, name, Dropout(part.p).train(part.training))
 
 
 def attention(

@@ -143,3 +143,11 @@ def test_dropout_is_that_of_the_seed():
     layer, ones = kernels.Dropout(0.3).train(), torch.ones(50, 50)
     first, second = (torch.manual_seed(4) and layer(ones) for _ in range(2))
     assert torch.equal(first, second) and not torch.equal(first, layer(ones))
+
+
+def test_a_model_in_evaluation_mode_stays_in_it():
+    model = make_model(resid_pdrop=0.5).eval()
+    before = model(**batch()).loss
+    use_fast_kernels(model)
+    assert not any(module.training for module in model.modules())
+    torch.testing.assert_close(model(**batch()).loss, before)
