@@ -38,7 +38,7 @@ def use_fast_kernels(model: Any) -> None:
     for module in list(own.modules()):
         for name, part in module.named_children():
             if isinstance(part, NewGELUActivation):
-                setattr(module, name, torch.nn.GELU(approximate="tanh"))
+                setattr(module, name, torch.nn.GELU(approximate="tanh").train(part.training))
             elif type(part) is torch.nn.Dropout:
                 setattr(module, name, Dropout(part.p).train(part.training))
 
