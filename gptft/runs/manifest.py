@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import os
 import platform
+import re
 import resource
 import sys
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 PACKAGES = ("gptft", "torch", "transformers", "datasets", "accelerate", "peft", "evaluate", "tokenizers", "sacrebleu")
@@ -40,11 +42,21 @@ def peak_memory_bytes() -> dict[str, int]:
     """Peak memory of this process so far, and of its GPU where there is one."""
     import torch
 
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    peaks = {"process": peak if sys.platform == "darwin" else peak * 1024}
+    peaks = {"process": _peak_of_process()}
     if torch.cuda.is_available():
         peaks["gpu"] = torch.cuda.max_memory_allocated()
     return peaks
+
+
+def _peak_of_process() -> int:
+    # Not getrusage where there is better: on Linux a process begins with the peak of the one that started it.
+    status = Path("/proc/self/status")
+    if status.is_file():
+        found = re.search(r"VmHWM:\s*(\d+) kB", status.read_text(encoding="utf-8"))
+        if found:
+            return int(found[1]) * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def energy_estimate(manifest: dict[str, Any]) -> str:

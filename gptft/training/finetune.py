@@ -356,7 +356,8 @@ def _train(recipe: Recipe, prepared: Prepared, run: Run, checkpoint: Path | None
             save_model(model, prepared.loaded.tokenizer, folder)
             if base and base.hub_id:
                 name_base(folder, base.hub_id, base.revision)
-        model = merge_adapter(model)
+        # In float32: what Accelerate wraps around the forward would round the logits that are compared.
+        model = merge_adapter(trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False))
     with folder_written_atomically(run.model) as folder:
         save_model(model, prepared.loaded.tokenizer, folder)
     run.set_latest()

@@ -10,7 +10,7 @@ import pytest
 import torch
 from rich.console import Console
 from safetensors.torch import load_file
-from tiny import DIALOGUES
+from tiny import DIALOGUES, make_model
 
 from gptft.errors import GptftError, UserError
 from gptft.runs import Run, find_run
@@ -347,3 +347,23 @@ def test_every_validation_batch_is_computed_in_the_precision_of_training(train, 
     monkeypatch.setattr(losses, "EVALUATION_TOKENS", 1)
     train(model={"dtype": "bfloat16"}, training={"max_steps": 1}, data={"validation": 0.2})
     assert len(seen) > 1 and all(seen)
+
+
+def test_an_adapter_trained_in_bfloat16_is_merged_by_what_it_says_in_float32(train, tmp_path, tokenizer):
+    base = tmp_path / "loud"
+    make_model(initializer_range=0.8).save_pretrained(base)
+    tokenizer.save_pretrained(base)
+    adapter = {"type": "lora", "r": 4}
+    run = train(model={"base": str(base), "dtype": "bfloat16"}, adapter=adapter, training={"learning_rate": 0.05})
+    assert run.manifest["state"] == "finished" and run.manifest["precision"] == "bfloat16"
+
+
+def test_the_peak_of_memory_is_the_process_own():
+    import subprocess
+    import sys
+
+    # A process begins with its parent's peak, as getrusage tells it.
+    held = bytearray(600 * 2**20)
+    code = "from gptft.runs.manifest import _peak_of_process as peak; print(peak())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 300 * 2**20 < len(held)
