@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from transformers import TrainerCallback
 
-from gptft.errors import GptftError, UserError
+from gptft.errors import UserError
 from gptft.hub.card import hub_base
 from gptft.hub.push import check_personal_data, collect, known_license, upload
 from gptft.models.adapters import name_base
@@ -49,10 +49,15 @@ class PushEachSave(TrainerCallback):
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Push the checkpoint just written, unless the one before is still on its way."""
         if self._pending is None or self._pending.done():
-            # Links: the checkpoint may be removed before it has gone up.
-            copy = Path(tempfile.mkdtemp(dir=self._run.folder / "checkpoints", prefix=".push."))
             checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            shutil.copytree(checkpoint, copy, copy_function=os.link, dirs_exist_ok=True)
+            # Links: the checkpoint may be removed before it has gone up.
+            copy = Path(tempfile.mkdtemp(dir=checkpoint.parent, prefix=".push."))
+            try:
+                shutil.copytree(checkpoint, copy, copy_function=os.link, dirs_exist_ok=True)
+            except OSError as error:  # shutil.Error too: a file system without links
+                shutil.rmtree(copy, ignore_errors=True)
+                self._say(state.global_step, error)
+                return
             self._pending = self._pool.submit(self._push, copy, state.global_step)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -68,7 +73,10 @@ class PushEachSave(TrainerCallback):
             check_personal_data(contents)
             section = self._section
             upload(contents, section.repo_id, section.private, section.revision, message=f"Step {step:,}")
-        except GptftError as error:
-            self._console.print(f"[yellow]Step {step:,} was not pushed:[/yellow] {escape(str(error))}", soft_wrap=True)
+        except Exception as error:  # nothing else would say it: no one asks the thread for its result
+            self._say(step, error)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+    def _say(self, step: int, error: Exception) -> None:
+        self._console.print(f"[yellow]Step {step:,} was not pushed:[/yellow] {escape(str(error))}", soft_wrap=True)

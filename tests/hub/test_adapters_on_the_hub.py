@@ -85,6 +85,26 @@ def test_a_training_pushes_what_each_checkpoint_holds(write_recipe, base_on_the_
     assert not list((run.folder / "checkpoints").glob(".push*"))
 
 
+@pytest.mark.parametrize("place", ["gptft.hub.training.upload", "gptft.hub.training.os.link"])
+def test_a_push_that_fails_while_training_is_said_and_costs_nothing(
+    write_recipe, base_on_the_hub, tmp_path, monkeypatch, place
+):
+    import huggingface_hub
+
+    def fails(*args, **options):
+        raise OSError("it broke")
+
+    monkeypatch.setattr(place, fails)
+    monkeypatch.setattr(pushing, "upload", lambda *args: Pushed("url", "commit", True))
+    monkeypatch.setattr(huggingface_hub, "get_token", lambda: "hf_of_the_test")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    console = Console(record=True, width=200)
+    recipe = write_recipe(model={"base": base_on_the_hub}, hub={"repo_id": "me/bot", "strategy": "every_save"})
+    run = gptft.finetune(recipe, runs=tmp_path / "runs", console=console)
+    assert run.manifest["state"] == "finished" and not list((run.folder / "checkpoints").glob(".push*"))
+    assert "was not pushed" in console.export_text()
+
+
 def test_what_a_training_cannot_push_is_said_before_it(write_recipe, tmp_path, monkeypatch):
     import huggingface_hub
 
