@@ -54,15 +54,13 @@ def predict(
 
 def _columns(target: str | None) -> dict[str, str]:
     """What the recipe of a run, or in a model's card, calls the columns."""
-    import yaml
-
     from gptft.models.bases import resolve_base
     from gptft.recipe.cards import read_card
     from gptft.runs import find_run
+    from gptft.runs.listing import read_recipe
 
     run = None if target == "starter" else find_run(target)
-    # Not by load_recipe: the data may be gone by now.
-    recipe = yaml.safe_load(run.recipe_file.read_text(encoding="utf-8")) if run else None
+    recipe = read_recipe(run) if run else None
     recipe = recipe or read_card(resolve_base(str(target)).folder)
     return recipe.get("data", {}).get("columns", {})
 

@@ -13,7 +13,6 @@ from gptft.cli.app import app
 from gptft.errors import UserError
 
 if TYPE_CHECKING:
-    from gptft.recipe.schema import HubSection
     from gptft.runs import Run
 
 
@@ -40,24 +39,23 @@ def push(
     """Publish a run on the Hugging Face Hub: its model and a model card, nothing else."""
     from gptft.hub import push as pushing
 
-    run, section = _run_and_target(list(arguments or []))
+    run, repo_id = _run_and_target(list(arguments or []))
     license = license or pushing.known_license(run)
     if not license and sys.stdin.isatty():
         license = typer.prompt("The licence of the result (mit, apache-2.0, cc-by-sa-4.0, other, ...)")
     options = {"merge": merge, "include": include or (), "license": license, "language": language or ()}
     if dry_run:
-        contents = pushing.collect(run, section.repo_id, **options)
+        contents = pushing.collect(run, repo_id, **options)
         for name, size in contents.sizes():
             print(f"{size:>13,}  {name}")
-        print(
-            f"{sum(size for _, size in contents.sizes()):>13,}  bytes in all, to {section.repo_id}. Nothing was sent."
-        )
+        total = sum(size for _, size in contents.sizes())
+        print(f"{total:>13,}  bytes in all, to {repo_id}. Nothing was sent.")
         return None if allow_personal_data else pushing.check_personal_data(contents)
     pushed = pushing.push(
         run,
-        section.repo_id,
-        private=private or section.private,
-        revision=revision or section.revision,
+        repo_id,
+        private=private,
+        revision=revision,
         tag=tag,
         create_pr=create_pr,
         message=message,
@@ -69,25 +67,23 @@ def push(
     Console(stderr=True).print(said, highlight=False)
 
 
-def _run_and_target(words: list[str]) -> tuple[Run, HubSection]:
-    """The run that is meant, and where to, by the words of the command or the run's recipe."""
+def _run_and_target(words: list[str]) -> tuple[Run, str]:
+    """The run that is meant, and the repository, by the words of the command or the run's recipe."""
     from gptft.hub.push import hub_section
-    from gptft.recipe.schema import HubSection
     from gptft.runs import find_run, latest_run
 
     if len(words) > 2:
         raise UserError("Expected a run and a repository: gptft push [RUN] me/my-model")
-    first = find_run(words[0]) if words else None
-    if len(words) == 2 and first is None:
+    named = find_run(words[0]) if words else None
+    if len(words) == 2 and named is None:
         raise UserError(f"{words[0]} is no run: expected a folder in runs/, as in gptft push runs/NAME {words[1]}")
-    run = first or latest_run()
+    run = named or latest_run()
+    if words and not (named and len(words) == 1):
+        return run, words[-1]
     section = hub_section(run)
-    repo_id = words[-1] if words and not (len(words) == 1 and first) else section and section.repo_id
-    if not repo_id:
-        raise UserError(
-            f"Where to? gptft push {words[0] if words else ''} me/my-model, or `hub.repo_id` in the recipe."
-        )
-    return run, (section or HubSection(repo_id="me/model")).model_copy(update={"repo_id": repo_id})
+    if section is None:
+        raise UserError("Where to? Name a repository (gptft push me/my-model), or `hub.repo_id` in the recipe.")
+    return run, section.repo_id
 
 
 @app.command()

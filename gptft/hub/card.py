@@ -8,14 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from gptft.metrics.catalogue import parse_metric
-from gptft.models.bases import STARTER
 from gptft.recipe.cards import MARK, portable_recipe
 from gptft.report.facts import TASKS, cell, data_rows, definitions, is_file, training_facts
 from gptft.runs.folder import Run
-from gptft.runs.listing import read_evaluations
+from gptft.runs.listing import read_evaluations, read_recipe
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCard
@@ -51,7 +48,7 @@ def make_card(run: Run, model: Path, settings: CardSettings, pictures: dict[str,
     from huggingface_hub import ModelCard, ModelCardData
 
     manifest = run.manifest
-    recipe = yaml.safe_load(run.recipe_file.read_text(encoding="utf-8"))
+    recipe = read_recipe(run)
     evaluations = read_evaluations(run)
     generates = is_generator(model)
     base = hub_base(run)
@@ -108,12 +105,6 @@ def is_generator(model: Path) -> bool:
         return json.loads(adapter.read_text(encoding="utf-8"))["task_type"] != "SEQ_CLS"
     config = json.loads((model / "config.json").read_text(encoding="utf-8"))
     return not any(name.endswith("ForSequenceClassification") for name in config.get("architectures") or [])
-
-
-def starter_card_data() -> dict[str, Any]:
-    """Licence and language of the embedded model."""
-    text = (STARTER / "README.md").read_text(encoding="utf-8")
-    return yaml.safe_load(text.split("---")[1])
 
 
 def _sources(manifest: dict[str, Any]) -> list[str]:

@@ -9,21 +9,26 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.console import Console
 
 from gptft.errors import UserError
-from gptft.hub.card import CardSettings, hub_base, make_card, starter_card_data
+from gptft.hub.card import CardSettings, hub_base, make_card
 from gptft.hub.privacy import find_personal_data
+from gptft.models.bases import STARTER
 from gptft.network import hub_errors
 from gptft.recipe.schema import HubSection
 from gptft.report.curves import save_loss_curve
 from gptft.runs.folder import Run
-from gptft.runs.listing import read_evaluations
+from gptft.runs.listing import read_evaluations, read_recipe
 
 PICTURES = "pictures"
-OWN_FILES = ("*.safetensors", "*.json", "*.jinja", "*.txt", f"{PICTURES}/*", "eval/*")
-"""What pushes put into a repository: of these, a push removes what the run has no more."""
+OWN_FILES = (
+    *("*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", "adapter_config.json"),
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json"),
+    *("merges.txt", "vocab.txt", "*.model", "*.jinja", f"{PICTURES}/*", "eval/*"),
+)
+"""What pushes put into a repository, and no name that a user's own file is likely to have: of these, a push removes
+what the run has no more."""
 READ_FOR_SECRETS = (".md", ".jinja", ".jsonl", ".json")
 NOT_READ = ("tokenizer.json", "vocab.json", "model.safetensors.index.json")
 RETRIES = (1.0, 4.0, 10.0)
@@ -77,8 +82,8 @@ def push(
     Args:
         run: a finished run.
         repo_id: the repository, as in `me/my-model`.
-        private: make the repository visible to its owner only, where it is made.
-        revision: the branch, made if it is not there (default: main).
+        private: make the repository visible to its owner only, where it is made (also where the recipe says so).
+        revision: the branch, made if it is not there (default: the recipe's, else main).
         tag: a tag for the commit.
         create_pr: propose the change in place of making it.
         message: the commit's message.
@@ -100,6 +105,9 @@ def push(
         check_personal_data(contents)
     if not get_token():
         raise UserError("You are not logged in to the Hub: `hf auth login`, with a token that may write.")
+    section = hub_section(run)
+    private = private or bool(section and section.private)
+    revision = revision or (section and section.revision)
     console = console or Console(stderr=True)
     console.print(f"Pushing {len(contents.sizes())} files to {repo_id}", highlight=False, markup=False)
     return upload(
@@ -227,7 +235,7 @@ def upload(
 
 
 def _is_own(name: str) -> bool:
-    return any(fnmatch(name, pattern) for pattern in OWN_FILES) and name != "trainer_state.json"
+    return any(fnmatch(name, pattern) for pattern in OWN_FILES)
 
 
 def _commit(api: Any, repo_id: str, operations: list[Any], message: str, revision: str | None, create_pr: bool) -> Any:
@@ -271,8 +279,7 @@ def _pictures(run: Run) -> dict[str, Path]:
 
 def hub_section(run: Run) -> HubSection | None:
     """What a run's recipe says of the Hub."""
-    # Not by load_recipe: the data may be gone by now.
-    section = yaml.safe_load(run.recipe_file.read_text(encoding="utf-8")).get("hub")
+    section = read_recipe(run).get("hub")
     return HubSection.model_validate(section) if section else None
 
 
@@ -294,14 +301,12 @@ def base_card(run: Run) -> dict[str, Any]:
     from huggingface_hub import ModelCard, hf_hub_download
 
     base = run.manifest.get("base") or {}
-    if base.get("used") == "starter":
-        return starter_card_data()
-    name = hub_base(run)
+    name, used = hub_base(run), base.get("used") or ""
     try:
         if name:
             file = Path(hf_hub_download(name, "README.md", revision=base.get("revision"), etag_timeout=5))
         else:
-            file = Path(base.get("used") or "") / "README.md"
+            file = (STARTER if used == "starter" else Path(used)) / "README.md"
         return ModelCard(file.read_text(encoding="utf-8"), ignore_metadata_errors=True).data.to_dict()
     except (OSError, ValueError):  # there is none, or it cannot be had
         return {}

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 ATTENTION = "gptft"
 """The name of `attention` among transformers' implementations."""
-LONGEST_SHORT_ROW = 640
+LONGEST_SHORT_ROW = 512
 """Tokens of a row up to which a CPU attends faster by matrix products than by its fused kernel, which is made for long
 rows and takes three times as long for rows of 64."""
 LOSS_ROWS = 64

@@ -15,7 +15,7 @@ def save_loss_curve(run: Run, file: Path) -> bool:
     Returns:
         Whether there was something to draw; nothing is written otherwise.
     """
-    if file.is_file() and file.stat().st_mtime > run.log_file.stat().st_mtime:
+    if file.is_file() and run.log_file.is_file() and file.stat().st_mtime > run.log_file.stat().st_mtime:
         return True
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -95,8 +95,7 @@ def _finetune(recipe: Recipe, resume: bool, runs: Path, console: Console, held: 
     if publishes and state == "finished":
         from gptft.hub.push import push
 
-        target = {"private": publishes.private, "revision": publishes.revision}
-        console.print(f"Pushed to {push(run, publishes.repo_id, **target, console=console).url}", highlight=False)
+        console.print(f"Pushed to {push(run, publishes.repo_id, console=console).url}", highlight=False)
     return run
 
 

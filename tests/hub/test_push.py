@@ -75,11 +75,11 @@ def test_the_recipe_says_where_and_scores_go_along_when_asked(hub, shop, gptft_o
     recipe = latest_run(shop / "runs").recipe_file
     recipe.write_text(recipe.read_text().replace("hub: null", "hub: {repo_id: me/from-recipe, license: mit}"))
     # What an earlier push left there of another model would be loaded in place of this one.
-    hub.add("me/from-recipe", files={"adapter_config.json": b"{}", "notes.md": b"mine"})
+    hub.add("me/from-recipe", files={"adapter_config.json": b"{}", "notes.md": b"mine", "my.json": b"[]"})
     done = gptft_on(shop, "push", "--include", "eval")
     assert done.code == 0, done.err
     files = hub.repo("me/from-recipe").files()
-    assert {"eval/test/scores.json", "eval/test/predictions.jsonl", "notes.md"} <= set(files)
+    assert {"eval/test/scores.json", "eval/test/predictions.jsonl", "notes.md", "my.json"} <= set(files)
     assert "adapter_config.json" not in files
 
 
