@@ -6,6 +6,8 @@ transformers' AttentionInterface, the activation as the module that it is.
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from typing import Any
 
 import torch
@@ -17,6 +19,8 @@ ATTENTION = "gptft"
 LONGEST_SHORT_ROW = 512
 """Tokens of a row up to which a CPU attends faster by matrix products than by its fused kernel, which is made for long
 rows and takes three times as long for rows of 64."""
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
+"""Of glibc's malloc.h."""
 LOSS_ROWS = 64
 """Rows of logits whose softmax is held in float32 at a time."""
 
@@ -41,6 +45,18 @@ def use_fast_kernels(model: Any) -> None:
                 setattr(module, name, torch.nn.GELU(approximate="tanh").train(part.training))
             elif type(part) is torch.nn.Dropout:
                 setattr(module, name, Dropout(part.p).train(part.training))
+
+
+def keep_freed_memory() -> None:
+    """Have the C library keep memory that tensors free for those that come next, where it is glibc.
+
+    It would hand each large tensor back to the system and get it anew, zeroed page by page, some 400,000 pages a step
+    of GPT-2 (mallopt(3): no mmap, no trimming below 2 GB).
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt:
+        for option, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1), (M_TOP_PAD, 2**26)):
+            mallopt(option, value)
 
 
 def attention(

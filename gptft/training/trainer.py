@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
 from transformers import Trainer
 
-from gptft.models.kernels import use_fast_kernels
+from gptft.models.kernels import keep_freed_memory, use_fast_kernels
+from gptft.models.precision import autocast
 from gptft.training.batching import LengthGroupedBatches
 from gptft.training.objectives import LanguageObjective, Objective
 
@@ -23,8 +25,15 @@ class FineTuner(Trainer):
 
     def __init__(self, *, processing_class: Any, objective: Objective | None = None, **options: Any) -> None:
         self.objective: Objective = objective or LanguageObjective(processing_class.pad_token_id)
+        args = options["args"]
+        self.own_precision = args.bf16 and not (args.fsdp or args.deepspeed)
+        if self.own_precision:
+            # Accelerate would turn all that the model gives into float32, twice the memory of the logits.
+            args.mixed_precision = "no"
         super().__init__(processing_class=processing_class, data_collator=self.objective.collate, **options)
         use_fast_kernels(self.model)
+        if self.args.device.type == "cpu":
+            keep_freed_memory()
         # The loss below is divided by the tokens of the whole step, so it needs no division by accumulation steps.
         self.model_accepts_loss_kwargs = True
 
@@ -64,14 +73,18 @@ class FineTuner(Trainer):
         self.state.num_input_tokens_seen += inputs.pop("token_count")
         return self.objective.loss_sum(model, inputs, self.args.label_smoothing_factor) / num_items_in_batch
 
+    def autocast_smart_context_manager(self, cache_enabled: bool | None = True) -> AbstractContextManager[Any]:
+        """The precision of a loss and of an evaluation, where Accelerate has not put it around the model."""
+        return autocast(self.args.device, torch.bfloat16) if self.own_precision else nullcontext()
+
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
         """What the objective measures on the validation rows."""
         dataset: Any = self.eval_dataset if eval_dataset is None else eval_dataset
         start = time.perf_counter()
-        # Accelerate has wrapped the model's forward in the precision of training.
-        scores = self.objective.evaluate(self.accelerator.unwrap_model(self.model), dataset)
+        with self.compute_loss_context_manager():
+            scores = self.objective.evaluate(self.accelerator.unwrap_model(self.model), dataset)
         scores["runtime"] = round(time.perf_counter() - start, 3)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in scores.items()}
         self.log(dict(metrics))
