@@ -1,0 +1,73 @@
+"""Checkpoints are complete or absent: written beside their place, with a digest of each file, synced, then renamed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from gptft.files import sync, write_json_atomically
+
+DIGESTS = "sha256.json"
+"""The file in a checkpoint with the SHA-256 of each other file; it is written last."""
+WRITING = ".writing"
+"""The folder beside checkpoints in which one is written."""
+
+
+def put_in_place(written: Path, place: Path) -> None:
+    """Note the digests of a checkpoint's files, sync them, and rename it from `written` to `place`.
+
+    Raises:
+        OSError, GptftError: the disk refuses; what was at `place` is then as it was.
+    """
+    write_json_atomically(written / DIGESTS, _digests(written))
+    sync(*written.rglob("*"), written)
+    # One of the same step, as a stop at the end of an epoch leaves; `written` is complete should it end here.
+    shutil.rmtree(place, ignore_errors=True)
+    os.rename(written, place)
+    sync(place.parent)
+
+
+def finish_writing(checkpoints: Path) -> None:
+    """Put in place what a kill left between writing and renaming, and remove what it left half written."""
+    for written in (checkpoints / WRITING).glob("checkpoint-*"):
+        if not (checkpoints / written.name).exists() and not damage(written):
+            os.rename(written, checkpoints / written.name)
+    for left in checkpoints.glob(".*"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether a checkpoint was written to its end, without a look into its files."""
+    return (folder / DIGESTS).is_file()
+
+
+def damage(folder: Path) -> str | None:
+    """Why a checkpoint cannot be used; None where each of its files is as it was written."""
+    try:
+        noted = json.loads((folder / DIGESTS).read_text(encoding="utf-8"))
+        found = _digests(folder)
+    except FileNotFoundError:
+        return "it was not written to its end"
+    except (OSError, ValueError) as error:
+        return f"it cannot be read ({error})"
+    wrong = sorted(name for name in {**noted, **found} if noted.get(name) != found.get(name))
+    return f"{', '.join(wrong)} is not as it was written" if wrong else None
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != DIGESTS)
+    with ThreadPoolExecutor(4) as pool:
+        digests = pool.map(_digest, files)
+        return {path.relative_to(folder).as_posix(): digest for path, digest in zip(files, digests, strict=True)}
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while part := file.read(2**20):
+            digest.update(part)
+    return digest.hexdigest()
