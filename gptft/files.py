@@ -24,9 +24,8 @@ def disk_errors(path: Path) -> Iterator[None]:
         raise
     except Exception as error:
         # Of safetensors, tokenizers and torch no OSError comes, but text that has one in it, or torch's own words.
-        if not isinstance(error, OSError) and not re.search(
-            r"os error \d|PytorchStreamWriter|enforce fail", str(error)
-        ):
+        refused = re.search(r"os error \d|PytorchStreamWriter|enforce fail", str(error))
+        if not isinstance(error, OSError) and not refused:
             raise
         reason = getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0]
         there = next(folder for folder in [path, *path.absolute().parents] if folder.is_dir())

@@ -26,9 +26,34 @@ def put_in_place(written: Path, place: Path) -> None:
     write_json_atomically(written / DIGESTS, _digests(written))
     sync(*written.rglob("*"), written)
     # One of the same step, as a stop at the end of an epoch leaves; `written` is complete should it end here.
-    shutil.rmtree(place, ignore_errors=True)
+    _remove(place)
     os.rename(written, place)
     sync(place.parent)
+
+
+def numbered(checkpoints: Path) -> list[Path]:
+    """The checkpoints in a folder, the newest last."""
+    found = [folder for folder in checkpoints.glob("checkpoint-*") if folder.name[11:].isdecimal()]
+    return sorted(found, key=lambda folder: int(folder.name[11:]))
+
+
+def remove_older(checkpoints: Path, keep: int | None, best: str | None) -> None:
+    """Remove the oldest checkpoints until `keep` are left, but never the newest or the best: as the Trainer does it.
+
+    Not by the Trainer's own function: a kill in the middle of it leaves a checkpoint with half its files.
+    """
+    folders = numbered(checkpoints)
+    removable = [folder for folder in folders[:-1] if str(folder) != best]
+    for folder in removable[: max(0, len(folders) - keep)] if keep else []:
+        _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    if folder.exists():
+        aside = folder.with_name(f".{folder.name}.old")
+        shutil.rmtree(aside, ignore_errors=True)
+        os.rename(folder, aside)
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def finish_writing(checkpoints: Path) -> None:

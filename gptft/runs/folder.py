@@ -20,7 +20,7 @@ from typing import Any
 
 from gptft.errors import UserError
 from gptft.files import disk_errors, write_json_atomically
-from gptft.runs.checkpoints import damage, finish_writing, is_complete
+from gptft.runs.checkpoints import damage, finish_writing, is_complete, numbered
 
 RUNS = Path("runs")
 """The folder of the runs, in the current folder."""
@@ -119,13 +119,9 @@ class Run:
             put_aside: given by who holds the run and goes on from the checkpoint: its files are then held against
                 their digests, one that is damaged is renamed and told by this, and the one before it is taken.
         """
-        numbered = []
         if put_aside:
             finish_writing(self.folder / "checkpoints")
-        for folder in (self.folder / "checkpoints").glob("checkpoint-*"):
-            if match := re.fullmatch(r"checkpoint-(\d+)", folder.name):
-                numbered.append((int(match[1]), folder))
-        for _, folder in sorted(numbered, reverse=True):
+        for folder in reversed(numbered(self.folder / "checkpoints")):
             if put_aside is None and is_complete(folder):
                 return folder
             if put_aside and not (reason := damage(folder)):

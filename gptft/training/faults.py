@@ -1,4 +1,4 @@
-"""What a Trainer must do beside training, so that nothing is lost: whole checkpoints, room in memory, losses watched."""
+"""What a Trainer must do so that nothing is lost: whole checkpoints, room in memory, losses that are watched."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from rich.console import Console
 from transformers import Trainer
-from transformers.trainer_utils import rotate_checkpoints
 
 from gptft.errors import GptftError
 from gptft.files import disk_errors
-from gptft.runs.checkpoints import WRITING, put_in_place
+from gptft.runs.checkpoints import WRITING, put_in_place, remove_older
 
 EXPLODED = 10
 """A loss so many times that of the first step, or of guessing all tokens alike, is never learned from again."""
@@ -103,8 +102,8 @@ class CarefulTrainer(Trainer):
         rows = min(len(self._step_batches[-1]["input_ids"]), self.state.train_batch_size or self._train_batch_size)
         self.state.train_batch_size = rows // 2
         self.console.print(
-            f"[yellow]Out of memory[/yellow] at step {self._step + 1:,}: {rows // 2} rows are learned at once from here "
-            f"on, not {rows}. The steps keep their rows.",
+            f"[yellow]Out of memory[/yellow] at step {self._step + 1:,}: {rows // 2} rows are learned at once from "
+            f"here on, not {rows}. The steps keep their rows.",
             highlight=False,
             soft_wrap=True,
         )
@@ -140,9 +139,7 @@ class CarefulTrainer(Trainer):
             self._first_loss = value if self._first_loss is None else self._first_loss
             limit = EXPLODED * max(self._first_loss, math.log(getattr(config, "vocab_size", None) or 2))
             if value > limit and getattr(config, "problem_type", None) != "regression":
-                self._stop(
-                    f"The loss of step {step:,} has exploded: {value:.4g}, {self._first_loss:.4g} at first", step
-                )
+                self._stop(f"The loss of step {step:,} has exploded, to {value:.4g} from {self._first_loss:.4g}", step)
 
     def check_weights(self) -> None:
         """Stop where a weight is no number: what the last step made of it, no loss tells yet.
@@ -206,5 +203,5 @@ class CarefulTrainer(Trainer):
             if args.should_save:
                 state.save_to_json(os.path.join(writing, name, "trainer_state.json"))
                 put_in_place(writing / name, place / name)
-                rotate_checkpoints(str(place), limit, state.best_model_checkpoint)
+                remove_older(place, limit, state.best_model_checkpoint)
             self.accelerator.wait_for_everyone()

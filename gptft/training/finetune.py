@@ -377,9 +377,7 @@ def _failure(error: BaseException, run: Run) -> GptftError:
         else "No checkpoint had been written yet."
     )
     if isinstance(error, DivergedError) and checkpoint:
-        resume = (
-            f"{checkpoint} holds the weights from before it: train on from them anew with `model.base={checkpoint}`."
-        )
+        resume = f"{checkpoint.name} is from before it: start a new run on its weights, `model.base={checkpoint}`."
     reason = str(error).strip().splitlines()[0] if str(error).strip() else "no reason given"
     kind = "" if isinstance(error, GptftError) else f"{type(error).__name__}: "
     return GptftError(f"Training failed in {run.folder}: {kind}{reason}\n{resume}")
