@@ -35,8 +35,6 @@ import torch
 from rich.console import Console
 from tiny import DIALOGUES, make_model, make_tokenizer
 
-import gptft.report
-import gptft.training.batch_size
 from gptft.recipe import load_recipe
 from gptft.runs import Run
 from gptft.runs.checkpoints import damage

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import shutil
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from gptft.files import sync, write_json_atomically
@@ -17,30 +16,35 @@ WRITING = ".writing"
 """The folder beside checkpoints in which one is written."""
 
 
-def put_in_place(written: Path, place: Path) -> None:
-    """Note the digests of a checkpoint's files, sync them, and rename it from `written` to `place`.
-
-    Raises:
-        OSError, GptftError: the disk refuses; what was at `place` is then as it was.
-    """
-    write_json_atomically(written / DIGESTS, _digests(written))
-    sync(*written.rglob("*"), written)
-    # One of the same step, as a stop at the end of an epoch leaves; `written` is complete should it end here.
-    _remove(place)
-    os.rename(written, place)
-    sync(place.parent)
-
-
 def numbered(checkpoints: Path) -> list[Path]:
     """The checkpoints in a folder, the newest last."""
     found = [folder for folder in checkpoints.glob("checkpoint-*") if folder.name[11:].isdecimal()]
     return sorted(found, key=lambda folder: int(folder.name[11:]))
 
 
-def remove_older(checkpoints: Path, keep: int | None, best: str | None) -> None:
-    """Remove the oldest checkpoints until `keep` are left, but never the newest or the best: as the Trainer does it.
+def put_in_place(written: Path, place: Path) -> None:
+    """Note the digests of a checkpoint's files, sync them, and rename it from `written` to `place`."""
+    write_json_atomically(written / DIGESTS, _digests(written))
+    sync(*written.rglob("*"), written)
+    # One of the same step, as a stop at the end of an epoch leaves; see `finish_writing` should it end here.
+    _remove(place)
+    os.rename(written, place)
+    sync(place.parent)
 
-    Not by the Trainer's own function: a kill in the middle of it leaves a checkpoint with half its files.
+
+def finish_writing(checkpoints: Path) -> None:
+    """Put in place what a kill left between writing and renaming, and remove what it left half written."""
+    for written in numbered(checkpoints / WRITING):
+        if not (checkpoints / written.name).exists() and not damage(written):
+            os.rename(written, checkpoints / written.name)
+    for left in checkpoints.glob(".*"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def remove_older(checkpoints: Path, keep: int | None, best: str | None) -> None:
+    """Remove the oldest until `keep` are left, but never the newest or the best.
+
+    The Trainer's own function, killed in the middle, leaves a checkpoint with half its files.
     """
     folders = numbered(checkpoints)
     removable = [folder for folder in folders[:-1] if str(folder) != best]
@@ -51,30 +55,14 @@ def remove_older(checkpoints: Path, keep: int | None, best: str | None) -> None:
 def _remove(folder: Path) -> None:
     if folder.exists():
         aside = folder.with_name(f".{folder.name}.old")
-        shutil.rmtree(aside, ignore_errors=True)
         os.rename(folder, aside)
         shutil.rmtree(aside, ignore_errors=True)
-
-
-def finish_writing(checkpoints: Path) -> None:
-    """Put in place what a kill left between writing and renaming, and remove what it left half written."""
-    for written in (checkpoints / WRITING).glob("checkpoint-*"):
-        if not (checkpoints / written.name).exists() and not damage(written):
-            os.rename(written, checkpoints / written.name)
-    for left in checkpoints.glob(".*"):
-        shutil.rmtree(left, ignore_errors=True)
-
-
-def is_complete(folder: Path) -> bool:
-    """Whether a checkpoint was written to its end, without a look into its files."""
-    return (folder / DIGESTS).is_file()
 
 
 def damage(folder: Path) -> str | None:
     """Why a checkpoint cannot be used; None where each of its files is as it was written."""
     try:
-        noted = json.loads((folder / DIGESTS).read_text(encoding="utf-8"))
-        found = _digests(folder)
+        noted, found = json.loads((folder / DIGESTS).read_text(encoding="utf-8")), _digests(folder)
     except FileNotFoundError:
         return "it was not written to its end"
     except (OSError, ValueError) as error:
@@ -84,15 +72,11 @@ def damage(folder: Path) -> str | None:
 
 
 def _digests(folder: Path) -> dict[str, str]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != DIGESTS)
-    with ThreadPoolExecutor(4) as pool:
-        digests = pool.map(_digest, files)
-        return {path.relative_to(folder).as_posix(): digest for path, digest in zip(files, digests, strict=True)}
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while part := file.read(2**20):
-            digest.update(part)
-    return digest.hexdigest()
+    digests: dict[str, str] = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.name != DIGESTS):
+        digest = hashlib.sha256()
+        with path.open("rb") as file:
+            while part := file.read(2**20):
+                digest.update(part)
+        digests[path.relative_to(folder).as_posix()] = digest.hexdigest()
+    return digests

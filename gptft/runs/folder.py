@@ -20,7 +20,7 @@ from typing import Any
 
 from gptft.errors import UserError
 from gptft.files import disk_errors, write_json_atomically
-from gptft.runs.checkpoints import damage, finish_writing, is_complete, numbered
+from gptft.runs.checkpoints import DIGESTS, damage, finish_writing, numbered
 
 RUNS = Path("runs")
 """The folder of the runs, in the current folder."""
@@ -119,17 +119,15 @@ class Run:
             put_aside: given by who holds the run and goes on from the checkpoint: its files are then held against
                 their digests, one that is damaged is renamed and told by this, and the one before it is taken.
         """
-        if put_aside:
-            finish_writing(self.folder / "checkpoints")
-        for folder in reversed(numbered(self.folder / "checkpoints")):
-            if put_aside is None and is_complete(folder):
+        checkpoints = self.folder / "checkpoints"
+        if put_aside is None:
+            return next((folder for folder in numbered(checkpoints)[::-1] if (folder / DIGESTS).is_file()), None)
+        finish_writing(checkpoints)
+        for folder in numbered(checkpoints)[::-1]:
+            if not (reason := damage(folder)):
                 return folder
-            if put_aside and not (reason := damage(folder)):
-                return folder
-            if put_aside:
-                aside = folder.with_name(f"damaged-{folder.name}-{os.getpid()}")
-                folder.rename(aside)
-                put_aside(f"{folder.name} is left out, as {reason}. It is now {aside.name}; remove it if you like.")
+            aside = folder.rename(folder.with_name(f"damaged-{folder.name}-{os.getpid()}"))
+            put_aside(f"{folder.name} is left out, as {reason}. It is now {aside.name}; remove it if you like.")
         return None
 
     def set_latest(self) -> None:

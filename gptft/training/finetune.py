@@ -52,11 +52,10 @@ def _finetune(recipe: Recipe, resume: bool, runs: Path, console: Console, held: 
     run = resumable_run(recipe.name, runs) if resume else None
     if run:
         _hold(run, held, console)
-    say = partial(_warn, console)
-    checkpoint = run.checkpoint(put_aside=say) if run else None
-    if run and not checkpoint:
-        raise UserError(f"{run.folder} has no checkpoint left that is whole: start anew, without --resume.")
-    if run and checkpoint:
+    checkpoint = run.checkpoint(put_aside=partial(_warn, console)) if run else None
+    if run:
+        if not checkpoint:
+            raise UserError(f"{run.folder} has no checkpoint left that is whole: start anew, without --resume.")
         _check_same_recipe(recipe, run)
         recipe = _with_base_of(run, recipe)
         console.print(f"Resuming [bold]{escape(str(run.folder))}[/bold] from {checkpoint.name}.", soft_wrap=True)
@@ -228,6 +227,8 @@ def _announce(recipe: Recipe, loaded: Any, console: Console) -> None:
                 border_style="yellow",
             )
         )
+    if recipe.model.trust_remote_code:
+        _warn(console, f"model.trust_remote_code: Python code that comes with {base.name if base else 'it'} is run.")
     total = sum(parameter.numel() for parameter in loaded.model.parameters())
     trained = sum(parameter.numel() for parameter in loaded.model.parameters() if parameter.requires_grad)
     share = f", {trained:,} of them trained ({recipe.adapter.type})" if recipe.adapter else ""
