@@ -36,6 +36,7 @@ from rich.console import Console
 from tiny import DIALOGUES, make_model, make_tokenizer
 
 from gptft.recipe import load_recipe
+from gptft.report import add_report  # noqa: F401 - imported late otherwise, in each fork
 from gptft.runs import Run
 from gptft.runs.checkpoints import damage
 from gptft.training import faults, finetune, trainer

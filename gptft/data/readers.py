@@ -187,5 +187,7 @@ def _read_parquet(path: Path) -> Rows:
                 for row in batch.to_pylist():
                     number += 1
                     yield number, row
-    except pyarrow.ArrowException as error:
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        if getattr(error, "errno", None):  # the disk's, not the file's
+            raise
         yield number + 1, Bad(f"not a Parquet file, or a damaged one: {error} (it may not be packed as .gz)")
