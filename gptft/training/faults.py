@@ -35,6 +35,8 @@ class CarefulTrainer(Trainer):
     def __init__(self, *, console: Console | None = None, **options: Any) -> None:
         self.console = console or Console(stderr=True)
         super().__init__(**options)
+        # The Trainer itself keeps all: it would remove them file by file, and at its end the newest beside the best.
+        self._keep, self.args.save_total_limit = self.args.save_total_limit, None
         self._losses: list[tuple[int, int, torch.Tensor]] = []
         self._first_loss: float | None = None
         self._step, self._batches, self._seen = -1, list[Any](), 0
@@ -91,9 +93,9 @@ class CarefulTrainer(Trainer):
                     ) from error
                 self.state.train_batch_size = fitting
                 text = (
-                    f"at step {self._step + 1:,}: from here on {fitting} rows are learned at once; steps keep theirs."
+                    f"[yellow]Out of memory[/yellow] at step {self._step + 1:,}: {fitting} rows at once from here on."
                 )
-                self.console.print(f"[yellow]Out of memory[/yellow] {text}", highlight=False, soft_wrap=True)
+                self.console.print(f"{text} Steps keep their rows.", highlight=False, soft_wrap=True)
                 return None
             total = loss if total is None else total + loss
         return total
@@ -156,11 +158,11 @@ class CarefulTrainer(Trainer):
         """Write a checkpoint beside its place, put it there whole, and only then remove older ones."""
         self.check_weights()
         args, state = self.args, self.state
-        place, limit, name = Path(str(args.output_dir)), args.save_total_limit, f"checkpoint-{state.global_step}"
+        place, name = Path(str(args.output_dir)), f"checkpoint-{state.global_step}"
         writing = place / WRITING
         try:
             with disk_errors(place / name):
-                args.output_dir, args.save_total_limit = str(writing), None
+                args.output_dir = str(writing)
                 super()._save_checkpoint(model, trial)
                 self.accelerator.wait_for_everyone()
                 best = place / f"checkpoint-{state.best_global_step}"
@@ -169,9 +171,9 @@ class CarefulTrainer(Trainer):
                 if args.should_save:
                     state.save_to_json(os.path.join(writing, name, "trainer_state.json"))
                     put_in_place(writing / name, place / name)
-                    remove_older(place, limit, state.best_model_checkpoint)
+                    remove_older(place, self._keep, state.best_model_checkpoint)
                 self.accelerator.wait_for_everyone()
         finally:
-            args.output_dir, args.save_total_limit = str(place), limit
+            args.output_dir = str(place)
             # On a full disk this is the room for what is still to be written.
             shutil.rmtree(writing, ignore_errors=True)
