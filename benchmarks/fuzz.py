@@ -4,9 +4,9 @@
 
 Inputs are the recipes that ship with gptft and small data files of each format, mutated: bytes, lines, YAML values and
 keys, JSON values, columns, compression; some are made to do harm (aliases, nesting, long lines, archives that expand).
-Each input has a seed of its own (`--seed` and its number), so that any can be made again: `--only recipe:123`. A finding
-is an error that is not gptft's own (GptftError), more than five seconds, or a recipe that reads back as another; the
-input is saved in `--findings`.
+Each input has a seed of its own (`--seed` and its number), so that any can be made again: `--only recipe:123`. A
+finding is an error that is not gptft's own (GptftError), more than five seconds, or a recipe that reads back as another;
+the input is saved in `--findings`.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ ROOT = Path(__file__).resolve().parents[1]
 SECONDS = 5
 TEXTS = [
     "", " ", "\n", "\r\n", "\0", "\ufeff", "\ud800", "\udfff\ud800", "\u202e", "é", "e\u0301", "日本", "😀", "'", '"',
-    "{}", "{a}", "{0}", "{a.b}", "{a[0]}", "{a!r}", "{{", "}", "%s", "${HOME}", "$HF_TOKEN", "~", "..", "../../etc/passwd",
+    "{}", "{a}", "{0}", "{a.b}", "{a[0]}", "{a!r}", "{{", "}", "%s", "${HOME}", "$HF_TOKEN", "~", "..",
+    "../../etc/passwd",
     "/dev/null", "/", "*", "**/*", "[", "a" * 300, "<|endoftext|>", "-", "1e400", "nan", "null", "true", "no", "0x1F",
     "2024-01-01", "1_000", "!!python/object:os.system", "&a", "*a", "<<", "?", "train.jsonl", "openai-community/gpt2",
 ]  # fmt: skip
@@ -146,7 +147,7 @@ def mutate_bytes(data: bytes, draw: random.Random) -> bytes:
 def harmful_yaml(draw: random.Random) -> str:
     depth = draw.choice([10, 100, 5000])
     return draw.choice([
-        "a: &a [x]\n" + "".join(f"b{n}: &b{n} [*{'a' if n == 0 else f'b{n - 1}'}, {', '.join(['*a'] * 9)}]\n" for n in range(30)),
+        "b0: &b0 [x]\n" + "".join(f"b{n}: &b{n} [{', '.join([f'*b{n - 1}'] * 9)}]\n" for n in range(1, 30)),
         "task: " + "[" * depth + "]" * depth,
         "task:\n" + "".join(" " * n + "a:\n" for n in range(min(depth, 300))),
         "{" * depth,
@@ -326,10 +327,13 @@ class Data:
         nest = "[" * depth + "]" * depth
         return draw.choice([
             nest, '{"text": ' + nest + ', "label": ' + nest + "}", '{"a": ' + nest + ', "b": 1, "c": ' + nest + "}",
-            '{"text": ' + '{"a":' * depth + "1" + "}" * depth + "}", '{"prompt": "a", "prompt": "b", "completion": "c"}',
-            '{"text": NaN, "label": Infinity}', '{"text": "a", "label": ' + "9" * 5000 + "}", '{"text": 1e999, "label": 1e999}',
+            '{"text": ' + '{"a":' * depth + "1" + "}" * depth + "}",
+            '{"prompt": "a", "prompt": "b", "completion": "c"}',
+            '{"text": NaN, "label": Infinity}', '{"text": "a", "label": ' + "9" * 5000 + "}",
+            '{"text": 1e999, "label": 1e999}',
             '{"text": "\\ud800", "label": "\\udfff"}', 'text,label\n"' + "a\n" * 1000, "text\n" * 50_000, "\0" * 1000,
-            '{"text": "' + "a" * 3_000_000 + '", "label": 1}', "\n" * 100_000, '"', "text,text\na,b", ",", "a;b\n1;2\n1,2;3",
+            '{"text": "' + "a" * 3_000_000 + '", "label": 1}', "\n" * 100_000, '"', "text,text\na,b", ",",
+            "a;b\n1;2\n1,2;3",
         ]).encode()  # fmt: skip
 
     def run(self, content: bytes) -> str:

@@ -11,6 +11,7 @@ whole. Trainings are forks of one process that has imported everything, so that 
 from __future__ import annotations
 
 import argparse
+import gc
 import hashlib
 import json
 import mmap
@@ -228,6 +229,9 @@ class Killing:
             if phase is None:
                 break
             phases[phase] += 1
+            # The last moments, in which the report is written, come after a run is marked as finished.
+            if any(run.manifest.get("state") == "finished" for run in self.runs(runs)):
+                break
         if not any(run.manifest.get("state") == "finished" for run in self.runs(runs)):
             resume = any(run.checkpoint() for run in self.runs(runs))
             resumed, anew = resumed + resume, anew + (not resume)
@@ -257,6 +261,8 @@ def main() -> None:
     options = parser.parse_args()
     draw, phase, began = random.Random(options.seed), Phase(), time.monotonic()
     phase.watch()
+    # What was imported is no matter for the collector of each fork.
+    gc.freeze()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         datasets.config.HF_DATASETS_CACHE = folder / "cache"

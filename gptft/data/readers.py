@@ -60,7 +60,7 @@ def read_file(path: Path) -> Rows:
         yield number + 1, Bad(f"the .gz file is damaged or cut short ({error}); make it again")
 
 
-def _lines(file: ByteFile, longest: int = LONGEST_LINE, most: float = math.inf) -> Iterator[tuple[int, str | Bad]]:
+def _lines(file: ByteFile, longest: int, most: float = math.inf) -> Iterator[tuple[int, str | Bad]]:
     if isinstance(file, gzip.GzipFile):
         most = min(most, LARGEST_RATIO * os.fstat(file.fileno()).st_size + LONGEST_LINE)
     size = 0
@@ -121,7 +121,7 @@ def _json_row(value: Any) -> dict[str, Any] | Bad:
 
 
 def _read_json_lines(file: ByteFile) -> Rows:
-    for number, line in _lines(file):
+    for number, line in _lines(file, LONGEST_LINE):
         if isinstance(line, Bad):
             yield number, line
         elif line.strip():
@@ -141,7 +141,7 @@ def _read_csv(file: ByteFile, delimiter: str) -> Rows:
     bad: list[tuple[int, Bad]] = []
 
     def good_lines() -> Iterator[str]:
-        for number, line in _lines(file):
+        for number, line in _lines(file, LONGEST_LINE):
             if isinstance(line, Bad):
                 bad.append((number, line))
             else:
