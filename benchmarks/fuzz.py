@@ -5,8 +5,8 @@
 Inputs are the recipes that ship with gptft and small data files of each format, mutated: bytes, lines, YAML values and
 keys, JSON values, columns, compression; some are made to do harm (aliases, nesting, long lines, archives that expand).
 Each input has a seed of its own (`--seed` and its number), so that any can be made again: `--only recipe:123`. A
-finding is an error that is not gptft's own (GptftError), more than five seconds, or a recipe that reads back as another;
-the input is saved in `--findings`.
+finding is an error that is not gptft's own (GptftError), a time of more than five seconds, or a recipe that reads back
+as another; the input is saved in `--findings`.
 """
 
 from __future__ import annotations
