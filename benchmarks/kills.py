@@ -205,7 +205,7 @@ class Killing:
             now, phase = time.monotonic(), str(self.phase)
             if not due and phase == aim and not inside:
                 if skipped == 0:
-                    longest = {"step": self.seconds / 2, "evaluate": 0.1}.get(aim, 0.06)
+                    longest = {"step": self.seconds / 2, "evaluate": 0.1, "model": 0.01}.get(aim, 0.06)
                     due = now + self.draw.uniform(0, longest)
                 skipped -= 1
             inside = phase == aim

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -29,22 +30,20 @@ def disk_errors(path: Path) -> Iterator[None]:
             raise
         reason = getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0]
         there = next(folder for folder in [path, *path.absolute().parents] if folder.is_dir())
-        free = f"{shutil.disk_usage(there).free / 1e9:.1f} GB are free there"
-        raise GptftError(
-            f"{path} could not be written: {reason} ({free}). What was there before is unchanged."
-        ) from error
+        reason += f" ({shutil.disk_usage(there).free / 1e9:.1f} GB are free there)"
+        raise GptftError(f"{path} could not be written: {reason}. What was there before is unchanged.") from error
 
 
 def sync(*paths: Path) -> None:
-    """Wait until the disk has files, and folders with their names.
-
-    Raises:
-        OSError: it refuses.
-    """
+    """Wait until the disk has files, and folders with their names; OSError when it refuses."""
     for path in paths:
         descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)
+        except OSError as error:
+            # Not every file system can do that for folders.
+            if error.errno != errno.EINVAL or not path.is_dir():
+                raise
         finally:
             os.close(descriptor)
 

@@ -61,8 +61,7 @@ def resolve(text: str, folders: list[Path]) -> str:
 def files_of(path: str) -> list[Path]:
     """The data files that an absolute path, folder (all below it but what is hidden) or glob stands for, by name.
 
-    Raises:
-        SourceError: they are more than anyone means.
+    Too many of them are a SourceError.
     """
     found = (
         [path] if os.path.isfile(path) else _below(path) if os.path.isdir(path) else glob.iglob(path, recursive=True)

@@ -106,11 +106,7 @@ class CarefulTrainer(Trainer):
         self.check_losses()
 
     def check_losses(self) -> None:
-        """Stop where a loss is no number or has exploded.
-
-        Raises:
-            DivergedError: naming step and rows.
-        """
+        """Stop where a loss is no number or has exploded: DivergedError, with step and rows."""
         unread, self._losses = self._losses, []
         values = torch.stack([loss.float() for *_, loss in unread]).tolist() if unread else []
         steps: dict[int, float] = {}
@@ -126,11 +122,7 @@ class CarefulTrainer(Trainer):
                 self._stop(f"The loss of step {step:,} has exploded, to {value:.4g} from {first:.4g}", step)
 
     def check_weights(self) -> None:
-        """Stop where a weight is no number: what the last step made of it, no loss tells yet.
-
-        Raises:
-            DivergedError: naming the rows of the step.
-        """
+        """Stop where a weight is no number (DivergedError): what the last step made of it, no loss tells yet."""
         self.check_losses()
         model: Any = self.model
         if not all(bool(torch.isfinite(weight).all()) for weight in model.parameters() if weight.requires_grad):
