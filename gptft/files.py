@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -16,12 +18,34 @@ from gptft.errors import GptftError
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn the operating system's refusal to write into one sentence that names the place."""
+    """Turn the operating system's refusal to write into a message that names the place, and says what is free there."""
     try:
         yield
-    except OSError as error:
-        reason = error.strerror or str(error)
+    except GptftError:
+        raise
+    except Exception as error:
+        # Of safetensors, tokenizers and torch no OSError comes, but text that has one in it, or torch's own words.
+        refused = re.search(r"os error \d|PytorchStreamWriter|enforce fail", str(error))
+        if not isinstance(error, OSError) and not refused:
+            raise
+        reason = getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0]
+        there = next(folder for folder in [path, *path.absolute().parents] if folder.is_dir())
+        reason += f" ({shutil.disk_usage(there).free / 1e9:.1f} GB are free there)"
         raise GptftError(f"{path} could not be written: {reason}. What was there before is unchanged.") from error
+
+
+def sync(*paths: Path) -> None:
+    """Wait until the disk has files, and folders with their names; OSError when it refuses."""
+    for path in paths:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        except OSError as error:
+            # Not every file system can do that for folders.
+            if error.errno != errno.EINVAL or not path.is_dir():
+                raise
+        finally:
+            os.close(descriptor)
 
 
 def write_text_atomically(path: Path, text: str) -> None:
@@ -45,6 +69,7 @@ def write_bytes_atomically(path: Path, content: bytes) -> None:
                 os.fsync(file.fileno())
             os.chmod(temporary, 0o644)
             os.replace(temporary, path)
+            sync(path.parent)
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
             raise
@@ -72,6 +97,7 @@ def folder_written_atomically(path: Path) -> Iterator[Path]:
         temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
         try:
             yield temporary
+            sync(*temporary.rglob("*"), temporary)
             os.chmod(temporary, 0o755)
             if path.exists():
                 old = path.with_name(f".{path.name}.old")
@@ -85,6 +111,7 @@ def folder_written_atomically(path: Path) -> Iterator[Path]:
                 shutil.rmtree(old, ignore_errors=True)
             else:
                 os.rename(temporary, path)
+            sync(path.parent)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise

@@ -97,7 +97,7 @@ def show_run(name: Annotated[str | None, typer.Argument(metavar="[RUN]", help="E
     manifest = run.manifest
     table = _table(run.folder.name, "")
     _add(table, "folder", run.folder)
-    checkpoint = None if run.state in ("running", "finished") else run.checkpoint(remove_incomplete=False)
+    checkpoint = None if run.state in ("running", "finished") else run.checkpoint()
     _add(table, "state", run.state + (f", resumable from {checkpoint.name}" if checkpoint else ""))
     if run.state == "failed":
         _add(table, "reason", manifest.get("reason"))

@@ -38,7 +38,7 @@ def finetune(
 
     run = run_finetune(loaded, resume=resume)
     if run.manifest["state"] == "stopped":
-        raise typer.Exit(130)
+        raise typer.Exit(128 + run.manifest["stopped_by"])
     has_held_out = loaded.data.test is not None or loaded.data.validation is not None
     print(run.folder)
     hints = [*(["gptft eval"] if has_held_out else []), *(["gptft chat"] if loaded.task == "dialogue" else [])]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import math
+import os
 import zlib
 from collections.abc import Iterator
 from io import BufferedReader
@@ -14,6 +16,14 @@ from typing import Any
 from gptft.recipe.sources import TEXT_SUFFIXES, data_suffix
 
 ByteFile = gzip.GzipFile | BufferedReader
+
+
+LONGEST_LINE = 2**26
+"""Bytes of a line, and characters of a field of CSV: what is longer is no row of text, and would fill the memory."""
+LARGEST_DOCUMENT = 2**30
+"""Bytes of a file that is read as a whole: a text, a JSON list."""
+LARGEST_RATIO = 200
+"""A .gz that expands to so many times its size (and a longest line) is a bomb: text shrinks to a tenth, rarely less."""
 
 
 class Bad(str):
@@ -50,8 +60,16 @@ def read_file(path: Path) -> Rows:
         yield number + 1, Bad(f"the .gz file is damaged or cut short ({error}); make it again")
 
 
-def _lines(file: ByteFile) -> Iterator[tuple[int, str | Bad]]:
-    for number, line in enumerate(file, start=1):
+def _lines(file: ByteFile, longest: int, most: float = math.inf) -> Iterator[tuple[int, str | Bad]]:
+    if isinstance(file, gzip.GzipFile):
+        most = min(most, LARGEST_RATIO * os.fstat(file.fileno()).st_size + LONGEST_LINE)
+    size = 0
+    for number, line in enumerate(iter(lambda: file.readline(longest + 1), b""), start=1):
+        size += len(line)
+        if len(line) > longest or size > most:
+            what = f"the line is longer than {longest:,} bytes" if len(line) > longest else f"more than {most:,} bytes"
+            yield number, Bad(f"{what}: nothing is read from here on; split the file, or write JSON Lines or Parquet")
+            return
         try:
             yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError as error:
@@ -62,7 +80,7 @@ def _lines(file: ByteFile) -> Iterator[tuple[int, str | Bad]]:
 
 def _read_document(file: ByteFile) -> Rows:
     parts = []
-    for number, line in _lines(file):
+    for number, line in _lines(file, LARGEST_DOCUMENT, LARGEST_DOCUMENT):
         if isinstance(line, Bad):
             yield number, line
             return
@@ -71,10 +89,25 @@ def _read_document(file: ByteFile) -> Rows:
         yield 1, {"text": "".join(parts)}
 
 
+def _no_number(name: str) -> Any:
+    raise ValueError(f"{name} is no number; write null where there is none")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} stands in it twice")
+    return found
+
+
+_DECODER = json.JSONDecoder(parse_constant=_no_number, object_pairs_hook=_object)
+
+
 def _parse_json(text: str) -> tuple[int, Any]:
     """Give the value, or a Bad with the line of the text that it is about."""
     try:
-        return 1, json.loads(text)
+        return 1, _DECODER.decode(text)
     except json.JSONDecodeError as error:
         return error.lineno, Bad(f"not JSON: {error.msg} at column {error.colno}; a row is one JSON object on one line")
     except (ValueError, RecursionError) as error:
@@ -88,7 +121,7 @@ def _json_row(value: Any) -> dict[str, Any] | Bad:
 
 
 def _read_json_lines(file: ByteFile) -> Rows:
-    for number, line in _lines(file):
+    for number, line in _lines(file, LONGEST_LINE):
         if isinstance(line, Bad):
             yield number, line
         elif line.strip():
@@ -108,14 +141,14 @@ def _read_csv(file: ByteFile, delimiter: str) -> Rows:
     bad: list[tuple[int, Bad]] = []
 
     def good_lines() -> Iterator[str]:
-        for number, line in _lines(file):
+        for number, line in _lines(file, LONGEST_LINE):
             if isinstance(line, Bad):
                 bad.append((number, line))
             else:
                 yield line
 
     # The default bound of 131,072 characters a field is less than one long document.
-    csv.field_size_limit(2**31 - 1)
+    csv.field_size_limit(LONGEST_LINE)
     reader = csv.reader(good_lines(), delimiter=delimiter, strict=True)
     header: list[str] = []
     while True:
@@ -154,5 +187,7 @@ def _read_parquet(path: Path) -> Rows:
                 for row in batch.to_pylist():
                     number += 1
                     yield number, row
-    except pyarrow.ArrowException as error:
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        if getattr(error, "errno", None):  # the disk's, not the file's
+            raise
         yield number + 1, Bad(f"not a Parquet file, or a damaged one: {error} (it may not be packed as .gz)")

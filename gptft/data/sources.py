@@ -184,7 +184,7 @@ def _prepared_rows(
                     text, targets, found = clean_targets(*reader.read(row, layout), cleaning)
                 if (messages or targets) and found & EMPTY and not cleaning.empties:
                     raise RowError("no turn of the assistant has any text" if messages else "prompt or answer is empty")
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:  # nested too deeply to be text
                 yield _problem(f"{shard.path}:{number}: {error}")
                 if layout is None and not isinstance(row, Bad):
                     break

@@ -148,6 +148,7 @@ def _texts(value: Any, column: str) -> list[str]:
     """A value as texts: a list's items, else one."""
     if isinstance(value, list):
         return [text for item in value for text in _texts(item, column)]
-    if isinstance(value, dict):
+    if isinstance(value, (dict, bytes)):
         raise RowError(f"{column} must be text, a number or a list of these, found {kind_of(value)}")
-    return ["" if value is None else str(value)]
+    # NaN, which differs from itself, is how pandas writes that there is nothing.
+    return ["" if value is None or value != value else str(value)]

@@ -197,6 +197,8 @@ def loading_errors(what: str) -> Iterator[None]:
         if failure is None and not isinstance(error, mistakes):
             raise
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if "trust_remote_code" in str(error):
+            first += " It is run only with `model.trust_remote_code: true`: set that if you trust who wrote it."
         if failure is None:
             raise UserError(f"{what} could not be loaded: {first}") from error
         why = "" if failure is error else f" ({type(failure).__name__}: {failure})"

@@ -34,12 +34,10 @@ place, as what is left and right of it could make another one."""
 
 
 def _apply(tokenizer: Any, messages: Sequence[Message], **options: Any) -> dict[str, list[int]]:
-    from jinja2 import TemplateError
-
     try:
         # As a batch of one: transformers renders no empty conversation otherwise, and an assistant may speak first.
         rendered = tokenizer.apply_chat_template([list(messages)], return_dict=True, **options)
-    except (TemplateError, ValueError) as error:
+    except Exception as error:  # whatever a template can do wrong, in the sandbox of transformers
         raise UserError(
             f"The base's chat template refuses a conversation: {error}. Change the data, or use a base without a "
             "template, which gets gptft's."

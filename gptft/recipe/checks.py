@@ -143,7 +143,7 @@ def check_model(reading: Reading) -> None:
 
 def check_task(reading: Reading) -> None:
     """Sections belong to the task, templates name columns, and the settings of labels fit each other."""
-    task = reading.get("task")
+    task = str(reading.get("task"))
     for section, tasks in SECTION_TASKS.items():
         if reading.get(section) and task in schema.DEFAULT_METRICS and task not in tasks:
             reading.report((section,), f"is read by the task {' or '.join(tasks)}, but the task is {task}")
@@ -226,7 +226,7 @@ def _measured_in_training(reading: Reading) -> list[str]:
     needs = {"labels", "confidences", "numbers"} if task == "classification" else {"answers", "labels"}
     measured = [] if task == "classification" else ["perplexity"]
     if task == "classification" or reading.get("evaluation", "during_training"):
-        for name in names:
+        for name in map(str, names):
             with suppress(UserError):
                 measured += [
                     one for one in expand([name]) if (known := parse_metric(one).known) and known.needs in needs
@@ -262,7 +262,7 @@ def unfit_metric(task: str, metric: MetricSpec, kind: str = "") -> str | None:
 
 def check_metrics(reading: Reading) -> None:
     """Each metric is one of gptft's or can be a name or path for `evaluate.load`, and has something to measure."""
-    metrics, task = reading.get("evaluation", "metrics"), reading.get("task")
+    metrics, task = reading.get("evaluation", "metrics"), str(reading.get("task"))
     kind = str(reading.get("classification", "problem_type") or "") if task == "classification" else ""
     for index, name in enumerate(metrics if isinstance(metrics, list) else []):
         if not isinstance(name, str):

@@ -52,7 +52,7 @@ MANAGED: dict[str, dict[str, str]] = {
         "include_num_input_tokens_seen": "the tokens seen are always counted",
         "save_only_model": "without its optimizer's state a training could not be resumed",
         "enable_jit_checkpoint": "SIGINT or SIGTERM always saves a checkpoint after the step",
-        "restore_callback_states_from_checkpoint": "gptft's callbacks keep no state",
+        "restore_callback_states_from_checkpoint": "a resumed run always goes on with the patience that was left",
     },
     "evaluation.generation": _each("pad_token_id bos_token_id eos_token_id decoder_start_token_id", _FROM_TOKENIZER)
     | _each("return_dict_in_generate output_attentions output_hidden_states output_scores output_logits "

@@ -33,6 +33,12 @@ _RESOLVERS = {
 class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 (PyYAML's own interface)
 
+    def fetch_flow_collection_start(self, *args: Any) -> None:
+        # Each open bracket is looked at again for each one after it.
+        if self.flow_level > MAX_DEPTH:
+            raise YamlProblem("lists and mappings are nested too deeply", self.line + 1)
+        super().fetch_flow_collection_start(*args)
+
 
 class _Dumper(yaml.SafeDumper):
     def ignore_aliases(self, data: Any) -> bool:

@@ -10,6 +10,7 @@ from gptft.errors import Problem, RecipeError
 from gptft.recipe.lines import Document, KeyPath, YamlProblem
 
 COMMAND_LINE = "command line"
+LARGEST_RECIPE = 2**18
 
 
 def dotted(path: KeyPath) -> str:
@@ -89,7 +90,11 @@ class Reading:
     def _read_file(self) -> Document:
         line = 0
         try:
-            document = Document(self.file.read_bytes().decode("utf-8-sig"))
+            with self.file.open("rb") as file:
+                content = file.read(LARGEST_RECIPE + 1)
+            if len(content) > LARGEST_RECIPE:
+                raise ValueError(f"it is larger than {LARGEST_RECIPE:,} bytes, more than any recipe")
+            document = Document(content.decode("utf-8-sig"))
             if isinstance(document.value, dict):
                 return document
             message = "found no `key: value` at the top; a recipe has at least task, model and data"

@@ -5,11 +5,14 @@ from __future__ import annotations
 import glob
 import os
 import re
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 TEXT_SUFFIXES = (".txt", ".md", ".rst")
 DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", *TEXT_SUFFIXES)
 """Endings of the files that gptft reads; each may be followed by `.gz`."""
+MOST_FILES = 100_000
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
 _VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
@@ -56,10 +59,24 @@ def resolve(text: str, folders: list[Path]) -> str:
 
 
 def files_of(path: str) -> list[Path]:
-    """The data files that an absolute path, folder (all below it but what is hidden) or glob stands for, by name."""
-    pattern = os.path.join(glob.escape(path), "**") if os.path.isdir(path) else path
-    found = [path] if os.path.isfile(path) else glob.iglob(pattern, recursive=True)
-    return sorted(Path(file) for file in found if data_suffix(file) in DATA_SUFFIXES and os.path.isfile(file))
+    """The data files that an absolute path, folder (all below it but what is hidden) or glob stands for, by name.
+
+    Too many of them are a SourceError.
+    """
+    found = (
+        [path] if os.path.isfile(path) else _below(path) if os.path.isdir(path) else glob.iglob(path, recursive=True)
+    )
+    taken = list(islice(found, MOST_FILES + 1))
+    if len(taken) > MOST_FILES:
+        raise SourceError(f"{path} stands for more than {MOST_FILES:,} files; name a folder or pattern of fewer")
+    return sorted(Path(file) for file in taken if data_suffix(file) in DATA_SUFFIXES and os.path.isfile(file))
+
+
+def _below(folder: str) -> Iterator[str]:
+    # Links to folders are not followed: they lead in circles, or away from what the user named.
+    for place, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (os.path.join(place, name) for name in files if not name.startswith("."))
 
 
 def find_files(path: str, folder: Path) -> list[Path] | None:

@@ -11,8 +11,7 @@ import fcntl
 import json
 import os
 import re
-import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -21,6 +20,7 @@ from typing import Any
 
 from gptft.errors import UserError
 from gptft.files import disk_errors, write_json_atomically
+from gptft.runs.checkpoints import DIGESTS, damage, finish_writing, numbered
 
 RUNS = Path("runs")
 """The folder of the runs, in the current folder."""
@@ -112,23 +112,22 @@ class Run:
         state = self.manifest.get("state", "unknown")
         return "killed" if state == "running" and self.is_held() is False else state
 
-    def checkpoint(self, remove_incomplete: bool = True) -> Path | None:
-        """The newest complete checkpoint; those cut off in the middle are removed, as only who holds the run may.
+    def checkpoint(self, put_aside: Callable[[str], None] | None = None) -> Path | None:
+        """The newest complete checkpoint.
 
-        The Trainer writes `trainer_state.json` last, so a checkpoint without a readable one is not complete.
+        Args:
+            put_aside: given by who holds the run and goes on from the checkpoint: its files are then held against
+                their digests, one that is damaged is renamed and told by this, and the one before it is taken.
         """
-        numbered = []
-        for folder in (self.folder / "checkpoints").glob("checkpoint-*"):
-            if match := re.fullmatch(r"checkpoint-(\d+)", folder.name):
-                numbered.append((int(match[1]), folder))
-        for _, folder in sorted(numbered, reverse=True):
-            try:
-                json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
-            except (OSError, ValueError):
-                if remove_incomplete:
-                    shutil.rmtree(folder, ignore_errors=True)
-                continue
-            return folder
+        checkpoints = self.folder / "checkpoints"
+        if put_aside is None:
+            return next((folder for folder in numbered(checkpoints)[::-1] if (folder / DIGESTS).is_file()), None)
+        finish_writing(checkpoints)
+        for folder in numbered(checkpoints)[::-1]:
+            if not (reason := damage(folder)):
+                return folder
+            aside = folder.rename(folder.with_name(f"damaged-{folder.name}-{os.getpid()}"))
+            put_aside(f"{folder.name} is left out, as {reason}. It is now {aside.name}; remove it if you like.")
         return None
 
     def set_latest(self) -> None:

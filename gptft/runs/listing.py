@@ -57,7 +57,7 @@ def _summary(run: Run, latest: bool) -> RunSummary:
         tokens=manifest.get("tokens_seen"),
         seconds=manifest.get("training_seconds"),
         state=state,
-        resumable=state not in ("finished", "running") and run.checkpoint(remove_incomplete=False) is not None,
+        resumable=state not in ("finished", "running") and run.checkpoint() is not None,
         started=manifest.get("started"),
         latest=latest,
     )

@@ -52,8 +52,10 @@ def _finetune(recipe: Recipe, resume: bool, runs: Path, console: Console, held: 
     run = resumable_run(recipe.name, runs) if resume else None
     if run:
         _hold(run, held, console)
-    checkpoint = run.checkpoint() if run else None
-    if run and checkpoint:
+    checkpoint = run.checkpoint(put_aside=partial(_warn, console)) if run else None
+    if run:
+        if not checkpoint:
+            raise UserError(f"{run.folder} has no checkpoint left that is whole: start anew, without --resume.")
         _check_same_recipe(recipe, run)
         recipe = _with_base_of(run, recipe)
         console.print(f"Resuming [bold]{escape(str(run.folder))}[/bold] from {checkpoint.name}.", soft_wrap=True)
@@ -83,7 +85,6 @@ def _finetune(recipe: Recipe, resume: bool, runs: Path, console: Console, held: 
             check_ready(run, publishes)
         state = _train(recipe, prepared, run, checkpoint, console)
     except BaseException as error:
-        # Half a checkpoint is removed first: on a full disk that is the room for the manifest.
         failure = _failure(error, run)
         with suppress(GptftError):
             run.update_manifest(state="failed", reason=f"{type(error).__name__}: {error}"[:500])
@@ -102,9 +103,11 @@ def _finetune(recipe: Recipe, resume: bool, runs: Path, console: Console, held: 
 def _hold(run: Run, held: ExitStack, console: Console) -> None:
     """Keep other processes from training the same run as long as `held` is open."""
     if not held.enter_context(run.held()):
-        console.print(
-            "[yellow]Warning:[/yellow] this file system has no locks: see to it that no other process trains the run."
-        )
+        _warn(console, "this file system has no locks: see to it that no other process trains the run.")
+
+
+def _warn(console: Console, message: str) -> None:
+    console.print(f"[yellow]Warning:[/yellow] {escape(message)}", highlight=False, soft_wrap=True)
 
 
 @dataclass(frozen=True)
@@ -200,11 +203,7 @@ def _check(recipe: Recipe, prepared: Prepared, runs: Path, console: Console) -> 
     refuse(findings)
     for finding in findings:
         if finding.level == "warning":
-            console.print(
-                f"[yellow]Warning:[/yellow] {finding.name}: {escape(finding.sentences())}",
-                highlight=False,
-                soft_wrap=True,
-            )
+            _warn(console, f"{finding.name}: {finding.sentences()}")
 
 
 def _texts(rows: Any) -> Any:
@@ -228,6 +227,8 @@ def _announce(recipe: Recipe, loaded: Any, console: Console) -> None:
                 border_style="yellow",
             )
         )
+    if recipe.model.trust_remote_code:
+        _warn(console, f"model.trust_remote_code: Python code that comes with {base.name if base else 'it'} is run.")
     total = sum(parameter.numel() for parameter in loaded.model.parameters())
     trained = sum(parameter.numel() for parameter in loaded.model.parameters() if parameter.requires_grad)
     share = f", {trained:,} of them trained ({recipe.adapter.type})" if recipe.adapter else ""
@@ -285,7 +286,7 @@ def _as_resolved(recipe: Recipe) -> dict[str, Any]:
 
 
 def _train(recipe: Recipe, prepared: Prepared, run: Run, checkpoint: Path | None, console: Console) -> str:
-    from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback
+    from transformers import PrinterCallback, ProgressCallback
 
     from gptft.models.adapters import merge_adapter, name_base
     from gptft.models.loading import save_model
@@ -293,7 +294,7 @@ def _train(recipe: Recipe, prepared: Prepared, run: Run, checkpoint: Path | None
     from gptft.runs.manifest import duration, peak_memory_bytes
     from gptft.training.arguments import AUTO, training_arguments
     from gptft.training.batch_size import set_batch_size
-    from gptft.training.interruption import MarkResumable, StopWhenAsked
+    from gptft.training.interruption import MarkResumable, Patience, StopWhenAsked
     from gptft.training.objectives import objective_of
     from gptft.training.progress import ProgressDisplay
     from gptft.training.tracking import add_tracking
@@ -301,10 +302,10 @@ def _train(recipe: Recipe, prepared: Prepared, run: Run, checkpoint: Path | None
 
     arguments = training_arguments(recipe, run.folder, prepared.validation is not None)
     display, stop = ProgressDisplay(console, run), StopWhenAsked()
-    callbacks = [display, stop, MarkResumable(run)]
+    callbacks = [display, stop, MarkResumable(run, partial(_warn, console))]
     if recipe.evaluation.early_stopping_patience:
         patience, threshold = recipe.evaluation.early_stopping_patience, recipe.evaluation.early_stopping_threshold
-        callbacks.append(EarlyStoppingCallback(patience, threshold))
+        callbacks.append(Patience(patience, threshold))
     if recipe.hub and recipe.hub.strategy == "every_save":
         from gptft.hub.training import PushEachSave
 
@@ -319,6 +320,7 @@ def _train(recipe: Recipe, prepared: Prepared, run: Run, checkpoint: Path | None
         eval_dataset=prepared.validation,
         processing_class=prepared.loaded.tokenizer,
         objective=objective,
+        console=console,
         callbacks=callbacks,
     )
     for callback in (PrinterCallback, ProgressCallback):
@@ -328,6 +330,7 @@ def _train(recipe: Recipe, prepared: Prepared, run: Run, checkpoint: Path | None
     try:
         with stop.listening():
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            trainer.check_weights()
     finally:
         display.stop()
     seconds = time.perf_counter() - started
@@ -338,7 +341,7 @@ def _train(recipe: Recipe, prepared: Prepared, run: Run, checkpoint: Path | None
         "training_seconds": round(seconds + (run.manifest.get("training_seconds", 0) if checkpoint else 0), 1),
         "peak_memory_bytes": peak_memory_bytes(),
     }
-    run.update_manifest(**facts)
+    run.update_manifest(**facts, stopped_by=stop.asked)
     if stop.asked and trainer.state.global_step < trainer.state.max_steps:
         console.print(
             f"\nStopped at step {trainer.state.global_step:,} of {trainer.state.max_steps:,}, and saved. Resume with\n"
@@ -366,11 +369,16 @@ def _train(recipe: Recipe, prepared: Prepared, run: Run, checkpoint: Path | None
 
 
 def _failure(error: BaseException, run: Run) -> GptftError:
+    from gptft.training.faults import DivergedError
+
     checkpoint = run.checkpoint()
     resume = (
         f"The checkpoint {checkpoint.name} is complete: `gptft finetune {run.recipe_file} --resume` goes on from it."
         if checkpoint
         else "No checkpoint had been written yet."
     )
+    if isinstance(error, DivergedError) and checkpoint:
+        resume = f"{checkpoint.name} is from before it: start a new run on its weights, `model.base={checkpoint}`."
     reason = str(error).strip().splitlines()[0] if str(error).strip() else "no reason given"
-    return GptftError(f"Training failed in {run.folder}: {type(error).__name__}: {reason}\n{resume}")
+    kind = "" if isinstance(error, GptftError) else f"{type(error).__name__}: "
+    return GptftError(f"Training failed in {run.folder}: {kind}{reason}\n{resume}")

@@ -8,15 +8,15 @@ from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
-from transformers import Trainer
 
 from gptft.models.kernels import keep_freed_memory, use_fast_kernels
 from gptft.models.precision import autocast
 from gptft.training.batching import LengthGroupedBatches
+from gptft.training.faults import CarefulTrainer
 from gptft.training.objectives import LanguageObjective, Objective
 
 
-class FineTuner(Trainer):
+class FineTuner(CarefulTrainer):
     """`transformers.Trainer` for encoded rows (`input_ids`, `labels`, `length`, maybe `position_ids`).
 
     What differs from the plain Trainer: the objective, which says how rows become batches, what is minimised and what

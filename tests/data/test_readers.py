@@ -9,6 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from gptft.data import readers
 from gptft.data.readers import Bad, read_file
 
 storable = st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from('\u2028\r\n",;\ufeff'))
@@ -80,6 +81,8 @@ def test_a_field_longer_than_csv_modules_default_bound(write):
         ("a.jsonl", b'\xff\xfe{\x00"\x00', [(1, "byte 1 of the line (0xff) is not UTF-8; the file looks like UTF-16")]),
         ("a.jsonl", "[" * 100_000, [(1, "not usable JSON: ")]),
         ("a.jsonl", '{"a": ' + "9" * 5000 + "}", [(1, "not usable JSON: Exceeds the limit")]),
+        ("a.jsonl", '{"a": NaN}\n{"a": -Infinity}', [(1, "NaN is no number"), (2, "-Infinity is no number")]),
+        ("a.jsonl", '{"a": 1, "b": {"c": 1, "c": 2}}', [(1, "the key 'c' stands in it twice")]),
         ("a.json", '[{"a": 1}, 2]', [(2, "a row must be a JSON object, found 2")]),
         ("a.json", '[{"a": 1},\n{"b"}]', [(2, "not JSON: Expecting ':' delimiter at column 5")]),
         ("a.json", b'[{"a": 1},\n"\xff"]', [(2, "byte 2 of the line (0xff)")]),
@@ -115,3 +118,48 @@ def test_damaged_gzip(tmp_path):
 def test_reading_goes_on_after_a_bad_line(write):
     rows = list(read_file(write("a.jsonl", '{"a": 1}\nx\n{"a": 3}\n')))
     assert [number for number, row in rows if not isinstance(row, Bad)] == [1, 3]
+
+
+def test_what_is_longer_than_any_row_is_refused_where_it_begins(write, monkeypatch, tmp_path):
+    monkeypatch.setattr(readers, "LONGEST_LINE", 1000)
+    long = "a" * 2000
+    for name, content in (
+        ("a.jsonl", f'{{"a": 1}}\n{{"a": "{long}"}}\n{{"a": 2}}'),
+        ("a.csv", f"a\n1\n{long}"),
+        ("b.csv", 'a\n1\n"' + "not closed\n" * 200),
+    ):
+        first, *_ = [(number, row) for number, row in read_file(write(name, content)) if isinstance(row, Bad)]
+        assert first[0] == (2 if name == "a.jsonl" else 3)
+        assert ("longer than 1,000 bytes" if name != "b.csv" else "field larger than field limit (1000)") in first[1]
+    monkeypatch.setattr(readers, "LARGEST_DOCUMENT", 3000)
+    for name, content in (("a.txt", f"{long}\n{long}"), ("a.json", f'["{long}",\n"{long}"]')):
+        [(number, row)] = read_file(write(name, content))
+        assert (number, "more than 3,000 bytes" in row) == (2, True)
+    assert list(read_file(write("b.txt", long))) == [(1, {"text": long})]
+
+
+@pytest.mark.parametrize("line", [b'{"a": 1}\n', b"\n", b"0"])
+def test_an_archive_that_expands_beyond_reason_is_not_read_to_its_end(tmp_path, monkeypatch, line):
+    monkeypatch.setattr(readers, "LONGEST_LINE", 10_000)
+    monkeypatch.setattr(readers, "LARGEST_RATIO", 20)
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(line * (5_000_000 // len(line))))
+    rows = [row for _, row in read_file(tmp_path / "a.jsonl.gz")]
+    assert isinstance(rows[-1], Bad) and "bytes: nothing is read from here on" in rows[-1]
+    assert len(rows) < 50_000
+
+
+def test_a_damaged_parquet_page_is_a_bad_row_and_an_unreadable_disk_an_error(tmp_path, monkeypatch):
+    path = tmp_path / "a.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"a": ["x" * 100] * 50}), path)
+    content = bytearray(path.read_bytes())
+    content[4:40] = b"\xff" * 36
+    path.write_bytes(content)
+    [(_, bad)] = read_file(path)
+    assert isinstance(bad, Bad) and "damaged" in bad
+
+    def unreadable(*args, **options):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(pyarrow.parquet, "ParquetFile", unreadable)
+    with pytest.raises(OSError, match="Input/output error"):
+        list(read_file(path))

@@ -178,3 +178,10 @@ def test_a_revision_that_is_not_there_is_a_mistake(recipe, monkeypatch):
     monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", refuse)
     with pytest.raises(UserError, match=r"data\.train: someone/data has no revision 'v9' on the Hub"):
         load_splits(recipe(train={"path": "someone/data", "revision": "v9"}))
+
+
+def test_what_is_nested_too_deeply_is_a_row_that_cannot_be_used(recipe, write):
+    nested = "[" * 980 + "]" * 980
+    write("train.jsonl", f'{{"prompt": {nested}, "completion": "b"}}\n' + '{"prompt": "a", "completion": "b"}\n')
+    with pytest.raises(UserError, match=r"train\.jsonl:1: "):
+        load_splits(recipe("completion", train="train.jsonl"))

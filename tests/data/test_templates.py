@@ -144,3 +144,10 @@ def test_numbers_and_what_is_none():
     for value, found in ((None, "nothing"), ("high", "text"), (True, "true or false"), (float("nan"), "float nan")):
         with pytest.raises(RowError, match=f"label must be a number for problem_type: regression, found {found}"):
             label(value, **kind)
+
+
+def test_what_stands_for_nothing_is_nothing_and_bytes_are_no_text():
+    row = {"a": float("nan"), "b": [None, float("nan"), "x"]}
+    assert render("{a}|{b}", row, {}) == "|; ; x"
+    with pytest.raises(RowError, match="a must be text"):
+        render("{a}", {"a": b"text"}, {})

@@ -9,7 +9,7 @@ from tiny import END, make_model, make_tokenizer
 
 from gptft.errors import UserError
 from gptft.models.loading import load_for_training, load_model, load_tokenizer, save_model
-from gptft.models.templates import CHAT_TEMPLATE
+from gptft.models.templates import CHAT_TEMPLATE, render_prompt
 
 
 @pytest.fixture
@@ -136,3 +136,49 @@ def test_what_is_saved_loads_in_transformers_alone(base_folder, write_recipe, tm
     answer = model.generate(prompt)[0, prompt.shape[1] :]
     assert len(answer) <= 4
     assert result["generated_text"][-1]["content"] == tokenizer.decode(answer, skip_special_tokens=True)
+
+
+@pytest.fixture
+def with_code(base_folder, tmp_path):
+    """A model folder with code of its own, which leaves a file when it is run."""
+    folder = tmp_path / "with_code"
+    shutil.copytree(base_folder, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "own", "auto_map": {"AutoConfig": "own.Own", "AutoModelForCausalLM": "own.OwnModel"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "own.py").write_text(
+        "from pathlib import Path\nfrom transformers import GPT2Config, GPT2LMHeadModel\n"
+        f"Path({str(tmp_path / 'ran')!r}).touch()\n"
+        "class Own(GPT2Config):\n    model_type = 'own'\n"
+        "class OwnModel(GPT2LMHeadModel):\n    config_class = Own\n"
+    )
+    return folder
+
+
+def test_code_that_comes_with_a_model_is_run_only_when_the_recipe_says_so(with_code, tmp_path, monkeypatch):
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    with pytest.raises(UserError, match=r"model\.trust_remote_code: true"):
+        load_model(str(with_code))
+    assert not (tmp_path / "ran").exists()
+    assert load_model(str(with_code), trust_remote_code=True).model.config.model_type == "own"
+    assert (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+        "{{ messages.append(1) }}",
+        "{{ cycler.__init__.__globals__.os.system('true') }}",
+        "{% for number in range(10 ** 9) %}a{% endfor %}",
+        "{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}",
+        "{{ 1 // 0 }}",
+        "{{ messages + 1 }}",
+        "{% if %}",
+    ],
+)
+def test_a_chat_template_can_do_no_harm(template):
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = template
+    with pytest.raises(UserError, match="chat template refuses a conversation"):
+        render_prompt(tokenizer, [{"role": "user", "content": "hello"}])

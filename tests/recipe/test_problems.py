@@ -133,6 +133,10 @@ def test_metrics_of_evaluate_pass(load, metric):
         ("base: starter", "base: starter\n  revision: main", "model.revision", "on the Hub"),
         ("base: starter", "base: gpt2\n  config: [1]", "model.config", "expected keys and values"),
         ("base: starter", "base: starter\nadapter: {type: [lora], alpha: 1}", "adapter.type", "expected text"),
+        ("task: dialogue", "task: [dialogue]", "task", "expected"),
+        ("task: dialogue", "task: {a: b}\nevaluation: {metrics: [[bleu], {a: b}, 1, null]}", "task", "expected"),
+        ("validation: 0.1\n", "validation: 0.1\ntraining: {metric_for_best_model: f1}\n"
+         "evaluation: {during_training: 2, metrics: [[bleu], 1]}", "training.metric_for_best_model", "others are"),
         ("base: starter", "bse: starter", "model.bse", "did you mean `base`?"),
         ("task: dialogue\n", "", "task", "is missing"),
         ("task: dialogue", "task: pretraining\nevaluation: {metrics: [bleu]}", "evaluation.metrics.0", "perplexity"),
@@ -184,6 +188,7 @@ def test_a_mistake_in_a_recipe(problems, tmp_path, old, new, key, message):
             "expand to too much",
         ),
         (b"a: &a [*a]\n", None, "expand to too much"),
+        (b"a: " + b"x" * 300_000, None, "larger than 262,144 bytes"),
     ],
 )
 def test_what_is_no_recipe_at_all(tmp_path, content, line, message):

@@ -21,3 +21,20 @@ def test_other_variables_are_replaced(monkeypatch, tmp_path):
     assert resolve_model("${OWNER}/model", [tmp_path]) == "someone/model"
     with pytest.raises(SourceError, match=r"\$GPTFT_UNSET is not set"):
         resolve_model("$GPTFT_UNSET/model", [tmp_path])
+
+
+def test_folders_that_lead_in_circles_or_hold_too_much(monkeypatch, tmp_path):
+    from gptft.recipe import sources
+
+    (tmp_path / "rows" / "more").mkdir(parents=True)
+    for name in ("a.txt", "more/b.txt", ".hidden.txt"):
+        (tmp_path / "rows" / name).write_text("text")
+    (tmp_path / "rows" / "more" / "circle").symlink_to(tmp_path / "rows")
+    (tmp_path / "elsewhere.txt").write_text("text")
+    (tmp_path / "rows" / "linked.txt").symlink_to(tmp_path / "elsewhere.txt")
+    found = sources.files_of(str(tmp_path / "rows"))
+    assert [file.name for file in found] == ["a.txt", "linked.txt", "b.txt"]
+    monkeypatch.setattr(sources, "MOST_FILES", 2)
+    for place in (tmp_path / "rows", tmp_path / "rows" / "**" / "*"):
+        with pytest.raises(sources.SourceError, match="more than 2 files"):
+            sources.files_of(str(place))

@@ -6,6 +6,7 @@ import pytest
 
 from gptft.errors import GptftError, UserError
 from gptft.runs import Run, find_run, latest_run, new_run
+from gptft.runs.checkpoints import DIGESTS, WRITING, put_in_place
 from gptft.runs.folder import resumable_run
 from gptft.runs.manifest import hardware, peak_memory_bytes, versions
 
@@ -21,6 +22,7 @@ def checkpoint(run: Run, step: int, state: str | None = '{"global_step": 1}') ->
     folder.mkdir(parents=True)
     if state is not None:
         (folder / "trainer_state.json").write_text(state)
+        put_in_place(folder.rename(folder.with_name("place")), folder)
     return folder
 
 
@@ -90,10 +92,44 @@ def test_the_newest_complete_checkpoint_counts_by_number(tmp_path):
     assert run.checkpoint() is None
     checkpoint(run, 9)
     tenth = checkpoint(run, 10)
-    cut = [checkpoint(run, 11, None), checkpoint(run, 12, '{"global_step":'), checkpoint(run, 13, "")]
+    checkpoint(run, 11, None)
     (run.folder / "checkpoints" / "tmp-checkpoint-99").mkdir()
     assert run.checkpoint() == tenth
-    assert not any(folder.exists() for folder in cut)
+
+
+@pytest.mark.parametrize("harm", ["changed", "cut", "gone", "more", "digests", "unsealed"])
+def test_a_damaged_checkpoint_is_put_aside_and_the_one_before_it_taken(tmp_path, harm):
+    run = new_run("bot", tmp_path)
+    ninth, tenth = checkpoint(run, 9), checkpoint(run, 10)
+    state = tenth / "trainer_state.json"
+    if harm == "changed":
+        state.write_text('{"global_step": 2}')
+    elif harm == "cut":
+        os.truncate(state, 3)
+    elif harm == "gone":
+        state.unlink()
+    elif harm == "more":
+        (tenth / "adapter_model.safetensors").write_text("what nobody wrote")
+    else:
+        (tenth / DIGESTS).write_text("{") if harm == "digests" else (tenth / DIGESTS).unlink()
+    said: list[str] = []
+    assert run.checkpoint(put_aside=said.append) == ninth
+    assert len(said) == 1 and said[0].startswith("checkpoint-10 is left out, as ")
+    [aside] = (run.folder / "checkpoints").glob("damaged-*")
+    assert aside.name in said[0] and not tenth.exists()
+    assert run.checkpoint() == ninth
+
+
+def test_what_a_kill_left_of_a_checkpoint_is_finished_or_removed(tmp_path):
+    run = new_run("bot", tmp_path)
+    ninth, tenth = checkpoint(run, 9), checkpoint(run, 10)
+    writing = run.folder / "checkpoints" / WRITING
+    writing.mkdir()
+    tenth.rename(writing / tenth.name)
+    (writing / "checkpoint-11").mkdir()
+    assert run.checkpoint() == ninth
+    assert run.checkpoint(put_aside=pytest.fail) == tenth
+    assert sorted(path.name for path in (run.folder / "checkpoints").iterdir()) == ["checkpoint-10", "checkpoint-9"]
 
 
 def test_resuming_takes_the_newest_unfinished_run_of_that_name(tmp_path):

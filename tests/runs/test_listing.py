@@ -9,6 +9,7 @@ from commands import in_process
 
 from gptft.errors import UserError
 from gptft.runs import Run
+from gptft.runs.checkpoints import DIGESTS
 from gptft.runs.listing import compare_runs, list_runs, remove_runs
 
 SCORE = {"low": 0.4, "high": 0.8, "rows": 20, "definition": "share", "higher_is_better": True}
@@ -38,7 +39,7 @@ def write(tmp_path, monkeypatch):
         if state != "finished":
             folder = made.folder / "checkpoints" / "checkpoint-7"
             folder.mkdir(parents=True)
-            (folder / "trainer_state.json").write_text("{}")
+            (folder / DIGESTS).write_text("{}")
         if accuracy is not None:
             made.evaluation("test").mkdir(parents=True)
             scores = {name: {"name": name, "value": accuracy, **SCORE} for name in ("f1", "accuracy")}
@@ -107,7 +108,7 @@ def test_removing_moves_latest_to_the_newest_that_is_of_use(write):
     for number, state in enumerate(("finished", "stopped", "failed", "finished"), start=1):
         write(f"r-{number}", state, started=number)
     # A failed run without a checkpoint is nothing to go on with.
-    (Path("runs/r-3/checkpoints/checkpoint-7/trainer_state.json")).unlink()
+    (Path("runs/r-3/checkpoints/checkpoint-7") / DIGESTS).unlink()
     Run(Path("runs/r-4")).set_latest()
     assert [run.folder.name for run in remove_runs(["latest", "r-4"])] == ["r-4"]
     assert sorted(file.name for file in Path("runs").iterdir()) == ["latest", "r-1", "r-2", "r-3"]
