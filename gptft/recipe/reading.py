@@ -17,6 +17,11 @@ def dotted(path: KeyPath) -> str:
     return ".".join(str(part) for part in path)
 
 
+def key_path(key: str) -> KeyPath:
+    """The other way round."""
+    return tuple(int(part) if part.isdecimal() else part for part in key.split("."))
+
+
 class Reading:
     """The values of a recipe file under its overrides."""
 
@@ -57,6 +62,23 @@ class Reading:
         """Replace the value of a key that is there."""
         self.get(*path[:-1])[path[-1]] = value
 
+    def set(self, path: KeyPath, value: Any) -> list[KeyPath]:
+        """Set a key as if it stood in the file; gives the sections that were made for it."""
+        target: Any = self.data
+        made: list[KeyPath] = []
+        for depth, part in enumerate(path):
+            if isinstance(target, dict):
+                if target.get(part) is None:
+                    target[part] = {}
+                    made.append(path[: depth + 1])
+            elif not isinstance(target, list) or part not in range(len(target)):
+                self.report(path, f"{dotted(path[:depth])} has nothing called `{part}`: set it as a whole")
+                break
+            if depth == len(path) - 1:
+                target[part] = value
+            target = target[part]
+        return made
+
     def use_text(self, path: KeyPath) -> bool:
         """Take a value of the command line as text after all (name=2024); False when it is none, or was text."""
         text = self._overrides.get(path)
@@ -68,6 +90,11 @@ class Reading:
     def report(self, path: KeyPath, message: str) -> None:
         """Note a problem with the key `path`."""
         self._report_at(next((self.lines[p] for p in _prefixes(path) if p in self.lines), 0), path, message)
+
+    @property
+    def problems(self) -> set[tuple[str, str]]:
+        """What is wrong so far, as (key, message)."""
+        return {(problem.key, problem.message) for _, problem in self._problems}
 
     def raise_problems(self) -> None:
         """End the reading here if anything is wrong.
@@ -106,7 +133,7 @@ class Reading:
 
     def _apply(self, override: str) -> None:
         key, equals, text = override.partition("=")
-        path: KeyPath = tuple(int(part) if part.isdecimal() else part for part in key.strip().split("."))
+        path = key_path(key.strip())
         self._overrides[path] = text
         if not equals or "" in path:
             return self.report(path, f"found {override!r}, expected section.key=value, as in training.seed=1")
@@ -116,17 +143,8 @@ class Reading:
             return self.report(path, error.message)
         for problem in document.problems:
             self.report(path, problem.message)
-        target: Any = self.data
-        for depth, part in enumerate(path):
-            if isinstance(target, dict):
-                if target.get(part) is None:
-                    target[part] = {}
-                    self._overrides.setdefault(path[: depth + 1], "")
-            elif not isinstance(target, list) or part not in range(len(target)):
-                return self.report(path, f"{dotted(path[:depth])} has nothing called `{part}`: set it as a whole")
-            if depth == len(path) - 1:
-                target[part] = document.value
-            target = target[part]
+        for made in self.set(path, document.value):
+            self._overrides.setdefault(made, "")
 
 
 def _prefixes(path: KeyPath) -> list[KeyPath]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -21,20 +22,31 @@ from gptft.runs.folder import RUNS, Run, new_run, resumable_run
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from transformers import TrainerCallback
 
     from gptft.data import Splits
     from gptft.models.loading import LoadedModel
     from gptft.tasks import Preparation, Task
 
+    Watch = Callable[[Run], TrainerCallback]
 
-def finetune(recipe: Recipe, *, resume: bool = False, runs: Path = RUNS, console: Console | None = None) -> Run:
+
+def finetune(
+    recipe: Recipe,
+    *,
+    resume: bool | Run = False,
+    runs: Path = RUNS,
+    console: Console | None = None,
+    watch: Watch | None = None,
+) -> Run:
     """Fine-tune what `recipe` says and leave a run folder with the model in it.
 
     Args:
         recipe: a loaded recipe (`gptft.Recipe` or `gptft.recipe.load_recipe`).
-        resume: continue the newest unfinished run of this recipe from its newest checkpoint.
+        resume: continue the newest unfinished run of this recipe, or the one given, from its newest checkpoint.
         runs: the folder of the runs.
         console: where progress is shown (default: standard error).
+        watch: makes, of the run, one more callback of the Trainer.
 
     Returns:
         The run; its manifest's `state` is `finished`, or `stopped` after Ctrl-C.
@@ -44,12 +56,14 @@ def finetune(recipe: Recipe, *, resume: bool = False, runs: Path = RUNS, console
         GptftError: a failure underneath, such as a full disk; checkpoints already written stay.
     """
     with ExitStack() as held:
-        return _finetune(recipe, resume, runs, console or Console(stderr=True), held)
+        return _finetune(recipe, resume, runs, console or Console(stderr=True), held, watch)
 
 
-def _finetune(recipe: Recipe, resume: bool, runs: Path, console: Console, held: ExitStack) -> Run:
+def _finetune(
+    recipe: Recipe, resume: bool | Run, runs: Path, console: Console, held: ExitStack, watch: Watch | None
+) -> Run:
     started = time.perf_counter()
-    run = resumable_run(recipe.name, runs) if resume else None
+    run = resume if isinstance(resume, Run) else resumable_run(recipe.name, runs) if resume else None
     if run:
         _hold(run, held, console)
     checkpoint = run.checkpoint() if run else None
@@ -81,7 +95,7 @@ def _finetune(recipe: Recipe, resume: bool, runs: Path, console: Console, held: 
             from gptft.hub.training import check_ready
 
             check_ready(run, publishes)
-        state = _train(recipe, prepared, run, checkpoint, console)
+        state = _train(recipe, prepared, run, checkpoint, console, watch)
     except BaseException as error:
         # Half a checkpoint is removed first: on a full disk that is the room for the manifest.
         failure = _failure(error, run)
@@ -284,7 +298,9 @@ def _as_resolved(recipe: Recipe) -> dict[str, Any]:
     return Recipe.model_validate(yaml.safe_load(dump_recipe(recipe))).model_dump()
 
 
-def _train(recipe: Recipe, prepared: Prepared, run: Run, checkpoint: Path | None, console: Console) -> str:
+def _train(
+    recipe: Recipe, prepared: Prepared, run: Run, checkpoint: Path | None, console: Console, watch: Watch | None
+) -> str:
     from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback
 
     from gptft.models.adapters import merge_adapter, name_base
@@ -301,7 +317,7 @@ def _train(recipe: Recipe, prepared: Prepared, run: Run, checkpoint: Path | None
 
     arguments = training_arguments(recipe, run.folder, prepared.validation is not None)
     display, stop = ProgressDisplay(console, run), StopWhenAsked()
-    callbacks = [display, stop, MarkResumable(run)]
+    callbacks = [display, stop, MarkResumable(run), *([watch(run)] if watch else [])]
     if recipe.evaluation.early_stopping_patience:
         patience, threshold = recipe.evaluation.early_stopping_patience, recipe.evaluation.early_stopping_threshold
         callbacks.append(EarlyStoppingCallback(patience, threshold))
