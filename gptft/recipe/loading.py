@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from copy import deepcopy
+from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
@@ -14,11 +13,11 @@ from gptft.recipe.checks import SECTION_TASKS, check
 from gptft.recipe.explain import report_errors
 from gptft.recipe.lines import to_yaml
 from gptft.recipe.ranges import check_sweep
-from gptft.recipe.reading import Reading, key_path
+from gptft.recipe.reading import Reading
 from gptft.recipe.schema import Recipe
 
 
-def load_recipe(path: Path | str, overrides: Iterable[str] = (), values: Mapping[str, Any] | None = None) -> Recipe:
+def load_recipe(path: Path | str, overrides: Iterable[str] = ()) -> Recipe:
     """Read a recipe, apply overrides, and check all that can be checked without loading a model or data.
 
     Paths in the file are relative to the file. Paths in overrides are relative to the current folder, or to the file
@@ -28,30 +27,33 @@ def load_recipe(path: Path | str, overrides: Iterable[str] = (), values: Mapping
     Args:
         path: the YAML file.
         overrides: `section.key=value`, the value in YAML; `data.train.0.weight=2` reaches into a list.
-        values: full key -> value, over both, as if they stood in the file (what a sweep tries).
 
     Raises:
         RecipeError: with every problem found, each with file and line (or `command line`).
     """
+    overrides = list(overrides)
     reading = Reading(Path(path), overrides)
     if not reading.get("name"):
         stem = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(path).stem).strip("-._")[:80]
         reading.data["name"] = stem or "recipe"
-    for key, value in (values or {}).items():
-        reading.set(key_path(key), value)
-    unchecked = deepcopy(reading)
-    recipe = _examine(reading)
+    recipe = _examined(reading)
     if reading.get("sweep"):
-        check_sweep(reading, unchecked, _examine)
+        check_sweep(reading, partial(_problems, Path(path), overrides))
     reading.raise_problems()
     assert recipe is not None  # otherwise there were problems
     recipe._source = Path(path).absolute()
     return recipe
 
 
-def _examine(reading: Reading) -> Recipe | None:
+def _examined(reading: Reading) -> Recipe | None:
     check(reading)
     return _validated(reading)
+
+
+def _problems(path: Path, overrides: list[str], override: str) -> set[tuple[str, str]]:
+    reading = Reading(path, [*overrides, override])
+    _examined(reading)
+    return reading.problems
 
 
 def _validated(reading: Reading) -> Recipe | None:

@@ -17,11 +17,6 @@ def dotted(path: KeyPath) -> str:
     return ".".join(str(part) for part in path)
 
 
-def key_path(key: str) -> KeyPath:
-    """The other way round."""
-    return tuple(int(part) if part.isdecimal() else part for part in key.split("."))
-
-
 class Reading:
     """The values of a recipe file under its overrides."""
 
@@ -61,23 +56,6 @@ class Reading:
     def put(self, path: KeyPath, value: Any) -> None:
         """Replace the value of a key that is there."""
         self.get(*path[:-1])[path[-1]] = value
-
-    def set(self, path: KeyPath, value: Any) -> list[KeyPath]:
-        """Set a key as if it stood in the file; gives the sections that were made for it."""
-        target: Any = self.data
-        made: list[KeyPath] = []
-        for depth, part in enumerate(path):
-            if isinstance(target, dict):
-                if target.get(part) is None:
-                    target[part] = {}
-                    made.append(path[: depth + 1])
-            elif not isinstance(target, list) or part not in range(len(target)):
-                self.report(path, f"{dotted(path[:depth])} has nothing called `{part}`: set it as a whole")
-                break
-            if depth == len(path) - 1:
-                target[part] = value
-            target = target[part]
-        return made
 
     def use_text(self, path: KeyPath) -> bool:
         """Take a value of the command line as text after all (name=2024); False when it is none, or was text."""
@@ -133,7 +111,7 @@ class Reading:
 
     def _apply(self, override: str) -> None:
         key, equals, text = override.partition("=")
-        path = key_path(key.strip())
+        path: KeyPath = tuple(int(part) if part.isdecimal() else part for part in key.strip().split("."))
         self._overrides[path] = text
         if not equals or "" in path:
             return self.report(path, f"found {override!r}, expected section.key=value, as in training.seed=1")
@@ -143,8 +121,17 @@ class Reading:
             return self.report(path, error.message)
         for problem in document.problems:
             self.report(path, problem.message)
-        for made in self.set(path, document.value):
-            self._overrides.setdefault(made, "")
+        target: Any = self.data
+        for depth, part in enumerate(path):
+            if isinstance(target, dict):
+                if target.get(part) is None:
+                    target[part] = {}
+                    self._overrides.setdefault(path[: depth + 1], "")
+            elif not isinstance(target, list) or part not in range(len(target)):
+                return self.report(path, f"{dotted(path[:depth])} has nothing called `{part}`: set it as a whole")
+            if depth == len(path) - 1:
+                target[part] = document.value
+            target = target[part]
 
 
 def _prefixes(path: KeyPath) -> list[KeyPath]:

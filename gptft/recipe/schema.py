@@ -255,13 +255,23 @@ class Range(Section):
     step: int | Finite | None = Field(default=None, gt=0)
     """Only `low`, `low` + `step`, and so on."""
 
+    @property
+    def whole(self) -> bool:
+        """Whether they are whole numbers."""
+        return all(isinstance(number, int) for number in (self.low, self.high, self.step or 1))
+
+    @property
+    def count(self) -> int | None:
+        """How many values there are, if they can be counted."""
+        return round((self.high - self.low) / (self.step or 1)) + 1 if self.step or self.whole else None
+
 
 class SweepSection(Section):
     """What `gptft sweep` tries; `gptft finetune` trains with the recipe's own values."""
 
     ranges: dict[str, Range | Annotated[list[Any], Field(min_length=1)]] = Field(min_length=1)
-    """Any key, as on the command line (`training.learning_rate`) -> a list of choices, or `{low: 1e-5, high: 1e-3}` with
-    `log: true` or a `step`."""
+    """Any key, as on the command line (`training.learning_rate`) -> a list of choices, or `{low: 1e-5, high: 1e-3}`
+    with `log: true` or a `step`."""
     metric: str = "loss"
     """What is the best: the validation loss, or what else each evaluation in training measures (as for
     `training.metric_for_best_model`)."""

@@ -28,22 +28,20 @@ if TYPE_CHECKING:
     from gptft.models.loading import LoadedModel
     from gptft.tasks import Preparation, Task
 
-    Watch = Callable[[Run], TrainerCallback]
-
 
 def finetune(
     recipe: Recipe,
     *,
-    resume: bool | Run = False,
+    resume: bool = False,
     runs: Path = RUNS,
     console: Console | None = None,
-    watch: Watch | None = None,
+    watch: Callable[[Run], TrainerCallback] | None = None,
 ) -> Run:
     """Fine-tune what `recipe` says and leave a run folder with the model in it.
 
     Args:
         recipe: a loaded recipe (`gptft.Recipe` or `gptft.recipe.load_recipe`).
-        resume: continue the newest unfinished run of this recipe, or the one given, from its newest checkpoint.
+        resume: continue the newest unfinished run of this recipe from its newest checkpoint.
         runs: the folder of the runs.
         console: where progress is shown (default: standard error).
         watch: makes, of the run, one more callback of the Trainer.
@@ -59,11 +57,9 @@ def finetune(
         return _finetune(recipe, resume, runs, console or Console(stderr=True), held, watch)
 
 
-def _finetune(
-    recipe: Recipe, resume: bool | Run, runs: Path, console: Console, held: ExitStack, watch: Watch | None
-) -> Run:
+def _finetune(recipe: Recipe, resume: bool, runs: Path, console: Console, held: ExitStack, watch: Any) -> Run:
     started = time.perf_counter()
-    run = resume if isinstance(resume, Run) else resumable_run(recipe.name, runs) if resume else None
+    run = resumable_run(recipe.name, runs) if resume else None
     if run:
         _hold(run, held, console)
     checkpoint = run.checkpoint() if run else None
@@ -298,9 +294,7 @@ def _as_resolved(recipe: Recipe) -> dict[str, Any]:
     return Recipe.model_validate(yaml.safe_load(dump_recipe(recipe))).model_dump()
 
 
-def _train(
-    recipe: Recipe, prepared: Prepared, run: Run, checkpoint: Path | None, console: Console, watch: Watch | None
-) -> str:
+def _train(recipe: Recipe, prepared: Prepared, run: Run, checkpoint: Path | None, console: Console, watch: Any) -> str:
     from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback
 
     from gptft.models.adapters import merge_adapter, name_base
