@@ -8,6 +8,7 @@ import json
 import math
 import shutil
 import sys
+import warnings
 from collections.abc import Iterable
 from contextlib import ExitStack, suppress
 from functools import partial
@@ -98,6 +99,7 @@ def sweep(path: Path | str, trials: int, overrides: Iterable[str] = (), storage:
 def _study(recipe: Recipe, section: SweepSection, url: str) -> optuna.Study:
     """Begin the study of a recipe, or go on with it if it is of the same recipe."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.filterwarnings("ignore", module="optuna|gptft.sweeps")  # of what is experimental, and of few trials
     pruner = optuna.pruners.MedianPruner() if section.pruner == "median" else optuna.pruners.NopPruner()
     direction = section.direction or ("maximize" if higher_is_better(section.metric) else "minimize")
     options: Any = {"study_name": recipe.name, "direction": direction, "pruner": pruner, "load_if_exists": True}
