@@ -30,7 +30,7 @@ from gptft.recipe.schema import SweepSection
 from gptft.runs.folder import RUNS, Run
 from gptft.runs.listing import remove_runs
 from gptft.training.arguments import higher_is_better
-from gptft.training.finetune import finetune
+from gptft.training.finetune import finetune, with_base_of
 
 try:
     import optuna
@@ -84,11 +84,12 @@ def sweep(path: Path | str, trials: int, overrides: Iterable[str] = (), storage:
         with suppress(ValueError):  # there is no best one yet
             best = study.best_trial
             changes = [f"{key}={json.dumps(value)}" for key, value in best.user_attrs["values"].items()]
-            text = dump_recipe(load_recipe(path, [*overrides, *changes, "sweep=null"]))
-            head = f"# Trial {best.number + 1} ({best.user_attrs['run']}): {section.metric} {best.value} on validation"
-            write_text_atomically(folder / "best.yaml", f"{head}\n{text}")
-            if (RUNS / best.user_attrs["run"]).is_dir():  # else it is on another machine
-                Run(RUNS / best.user_attrs["run"]).set_latest()
+            written, run = load_recipe(path, [*overrides, *changes, "sweep=null"]), Run(RUNS / best.user_attrs["run"])
+            if run.folder.is_dir():  # else it is on another machine
+                written = with_base_of(run, written)
+                run.set_latest()
+            head = f"# Trial {best.number + 1} ({run.folder.name}): {section.metric} {best.value} on validation"
+            write_text_atomically(folder / "best.yaml", f"{head}\n{dump_recipe(written)}")
     console.print(_table(study, section.metric))
     if not (folder / "best.yaml").is_file():
         raise GptftError("No trial has finished, so there is no best one.")
@@ -174,10 +175,11 @@ class _Watch(TrainerCallback):
     def __init__(self, trial: Trial, metric: str, values: dict[str, Any], run: Run) -> None:
         self.trial, self.key, self.run = trial, f"eval_{metric}", run
         self.known = set(trial.study.get_trials(deepcopy=False)[trial.number].intermediate_values)
-        rows = run.manifest["data"]["splits"]["validation"]["fingerprint"]
-        if trial.study.user_attrs.get("validation", rows) != rows:
-            raise UserError("the validation rows are not those of the first trial, so scores could not be compared")
-        trial.study.set_user_attr("validation", rows)
+        facts = run.manifest
+        same = [facts["data"]["splits"]["validation"]["fingerprint"], bool(facts["base"].get("fallback_reason"))]
+        if trial.study.user_attrs.get("same", same) != same:
+            raise UserError("validation rows or fallback are not the first trial's, so scores could not be compared")
+        trial.study.set_user_attr("same", same)
         trial.set_user_attr("run", run.folder.name)
         run.update_manifest(sweep={"trial": trial.number + 1, "metric": metric, "values": values})
 

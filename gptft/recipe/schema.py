@@ -252,7 +252,7 @@ class Range(Section):
     """The greatest."""
     log: bool = False
     """Draw evenly over orders of magnitude, as suits a learning rate."""
-    step: int | Finite | None = Field(default=None, gt=0)
+    step: Annotated[int, Field(gt=0)] | Annotated[Finite, Field(gt=0)] | None = None
     """Only `low`, `low` + `step`, and so on."""
 
     @property
@@ -281,7 +281,7 @@ class SweepSection(Section):
     """`tpe`: ten drawn at random, then more like the best (Tree-structured Parzen Estimator). `grid`: all combinations,
     in random order."""
     pruner: Literal["median", "none"] = "median"
-    """`median`: from the sixth trial on, one that is worse than the median of the others after as many evaluations is
+    """`median`: once five trials have finished, one that is worse than their median after as many evaluations is
     stopped."""
     seed: int = Field(default=0, ge=0)
     """Seed of the sampler."""

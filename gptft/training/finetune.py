@@ -65,7 +65,7 @@ def _finetune(recipe: Recipe, resume: bool, runs: Path, console: Console, held: 
     checkpoint = run.checkpoint() if run else None
     if run and checkpoint:
         _check_same_recipe(recipe, run)
-        recipe = _with_base_of(run, recipe)
+        recipe = with_base_of(run, recipe)
         console.print(f"Resuming [bold]{escape(str(run.folder))}[/bold] from {checkpoint.name}.", soft_wrap=True)
     # Torch and transformers take seconds to import: a recipe's mistakes are reported before.
     with console.status("Starting"):
@@ -256,7 +256,7 @@ def _base_facts(loaded: Any) -> dict[str, Any]:
     }
 
 
-def _with_base_of(run: Run, recipe: Recipe) -> Recipe:
+def with_base_of(run: Run, recipe: Recipe) -> Recipe:
     """The recipe with the base that the run was started from: the Hub may answer now, or hold another version."""
     base = run.manifest.get("base", {})
     if not base.get("used"):

@@ -142,7 +142,7 @@ def quick(tmp_path, base_folder, monkeypatch, own_cache):
         run.folder.mkdir(parents=True)
         run.recipe_file.touch()
         rows = scores.get("rows", "same")
-        run.update_manifest(state="finished", data={"splits": {"validation": {"fingerprint": rows}}})
+        run.update_manifest(state="finished", base={}, data={"splits": {"validation": {"fingerprint": rows}}})
         watch(run).trial.set_user_attr("score", next(scores["of"]))
         return run
 
@@ -159,7 +159,7 @@ def test_failures_are_counted_three_in_a_row_end_the_sweep_and_nothing_else_is_m
     with pytest.raises(UserError, match=r"begun with another recipe(?s:.*)name=ANOTHER_NAME"):
         sweeps.sweep("bot.yaml", 6, ["training.seed=5"])
     scores["rows"] = "others"
-    with pytest.raises(GptftError, match=r"Three trials in a row failed\. The last: the validation rows are not those"):
+    with pytest.raises(GptftError, match=r"Three trials in a row failed\. The last: validation rows or fall"):
         sweeps.sweep("bot.yaml", 12)
     assert len(study(folder).trials) == 8
 
@@ -232,6 +232,13 @@ def test_a_database_that_cannot_be_used_is_said_without_its_password(quick):
     result = in_process("sweep", "bot.yaml", "--storage", "postgresql://me:secret@nowhere.invalid/x")
     assert result.code == 2 and "The database of the sweep cannot be used" in result.message
     assert "secret" not in result.err and "Traceback" not in result.err
+
+
+def test_without_optuna_the_command_says_how_to_get_it(quick, monkeypatch):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    monkeypatch.delitem(sys.modules, "gptft.sweeps")
+    result = in_process("sweep", "bot.yaml")
+    assert result.code == 2 and "pip install 'gptft[sweep]'" in result.message
 
 
 def test_a_recipe_without_a_sweep(quick):
