@@ -59,7 +59,8 @@ def sweep(path: Path | str, trials: int, overrides: Iterable[str] = (), storage:
         GptftError: three trials in a row failed, or all.
         KeyboardInterrupt: after Ctrl-C, with a checkpoint; the same call goes on.
     """
-    console, overrides, recipe = Console(stderr=True), list(overrides), load_recipe(path, overrides)
+    console, overrides = Console(stderr=True), list(overrides)
+    recipe = load_recipe(path, overrides)
     section, folder = recipe.sweep, SWEEPS / recipe.name
     if section is None:
         raise UserError(f"{path} has no section `sweep`, which says what to try (sweep.ranges)")
@@ -70,6 +71,8 @@ def sweep(path: Path | str, trials: int, overrides: Iterable[str] = (), storage:
         folder.mkdir(parents=True, exist_ok=True)
     study = _study(recipe, section, storage or f"sqlite:///{folder / 'study.db'}")
     while True:
+        if any(known.state is TrialState.COMPLETE for known in study.get_trials(deepcopy=False)):
+            _write_best(study, path, overrides, folder / "best.yaml")
         with ExitStack() as held:
             trial = _next_trial(study, trials, folder, storage is not None, held)
             if trial is None:
@@ -81,20 +84,23 @@ def sweep(path: Path | str, trials: int, overrides: Iterable[str] = (), storage:
             own = [*changes, "sweep=null", "hub=null", f"name={recipe.name[:65]}-trial-{trial.number + 1}"]
             watch = partial(_Watch, trial, section.metric, values)
             _run(trial, partial(load_recipe, path, [*overrides, *own]), watch, console)
-        with suppress(ValueError):  # there is no best one yet
-            best = study.best_trial
-            changes = [f"{key}={json.dumps(value)}" for key, value in best.user_attrs["values"].items()]
-            written, run = load_recipe(path, [*overrides, *changes, "sweep=null"]), Run(RUNS / best.user_attrs["run"])
-            if run.folder.is_dir():  # else it is on another machine
-                written = with_base_of(run, written)
-                run.set_latest()
-            head = f"# Trial {best.number + 1} ({run.folder.name}): {section.metric} {best.value} on validation"
-            write_text_atomically(folder / "best.yaml", f"{head}\n{dump_recipe(written)}")
     console.print(_table(study, section.metric))
     if not (folder / "best.yaml").is_file():
         raise GptftError("No trial has finished, so there is no best one.")
     _save_picture(study, section.metric, folder / "sweep.png")
     return folder / "best.yaml"
+
+
+def _write_best(study: optuna.Study, path: Path | str, overrides: list[str], file: Path) -> None:
+    """Write the best trial so far as a recipe without a sweep; `runs/latest` becomes its run."""
+    best = study.best_trial
+    changes = [f"{key}={json.dumps(value)}" for key, value in best.user_attrs["values"].items()]
+    recipe, run = load_recipe(path, [*overrides, *changes, "sweep=null"]), Run(RUNS / best.user_attrs["run"])
+    if run.folder.is_dir():  # else it is on another machine
+        recipe = with_base_of(run, recipe)
+        run.set_latest()
+    head = f"# Trial {best.number + 1} ({run.folder.name}), score on validation: {best.value}"
+    write_text_atomically(file, f"{head}\n{dump_recipe(recipe)}")
 
 
 def _study(recipe: Recipe, section: SweepSection, url: str) -> optuna.Study:
@@ -213,9 +219,10 @@ def _run(trial: Trial, load: Any, watch: Any, console: Console) -> None:
         if run.state == "stopped":
             console.print("The sweep goes on from there with the command that began it.")
             raise KeyboardInterrupt
-        if math.isnan(trial.user_attrs["score"]):
+        score = trial.user_attrs.get("score", math.nan)
+        if math.isnan(score):
             raise GptftError("the metric was not measured at the end, or is not a number")
-        tell(trial.user_attrs["score"])
+        tell(score)
     except _Pruned as pruned:
         run = Run(RUNS / trial.user_attrs["run"])
         run.update_manifest(state="stopped", reason=str(pruned))

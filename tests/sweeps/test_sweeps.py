@@ -155,7 +155,10 @@ def test_failures_are_counted_three_in_a_row_end_the_sweep_and_nothing_else_is_m
     scores["of"] = iter([float("nan"), float("nan"), 2.0, float("nan"), 1.0])
     sweeps.sweep("bot.yaml", 5)
     assert [trial.state.name for trial in study(folder).trials] == ["FAIL", "FAIL", "COMPLETE", "FAIL", "COMPLETE"]
-    assert "# Trial 5 (bot-trial-5): loss 1.0 on validation" in (folder / "sweeps/bot/best.yaml").read_text()
+    assert "# Trial 5 (bot-trial-5), score on validation: 1.0\n" in (folder / "sweeps/bot/best.yaml").read_text()
+    (folder / "sweeps/bot/best.yaml").unlink()
+    sweeps.sweep("bot.yaml", 5)
+    assert (folder / "sweeps/bot/best.yaml").is_file(), "killed before it was written, it is written now"
     with pytest.raises(UserError, match=r"begun with another recipe(?s:.*)name=ANOTHER_NAME"):
         sweeps.sweep("bot.yaml", 6, ["training.seed=5"])
     scores["rows"] = "others"
