@@ -189,12 +189,15 @@ class _Watch(TrainerCallback):
         trial.set_user_attr("run", run.folder.name)
         run.update_manifest(sweep={"trial": trial.number + 1, "metric": metric, "values": values})
 
-    def _scores(self) -> dict[int | None, float]:
-        return {line["step"]: line[self.key] for line in self.run.log() if self.key in line}
+    def _scores(self, ends: bool = False) -> dict[int | None, float]:
+        lines = [line for line in self.run.log() if self.key in line]
+        return {line["step"]: line[self.key] for line in lines if not ends or line["epoch"] % 1 == 0}
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Count in evaluations, so that trials with other batch sizes can be held against each other."""
-        scores = self._scores()
+        scores = self._scores(ends=args.eval_strategy == "epoch")
+        if state.global_step not in scores:
+            return  # Ctrl-C in the middle of an epoch evaluates once more than a training that goes through
         if len(scores) not in self.known:
             self.trial.report(scores[state.global_step], len(scores))
         if state.global_step < state.max_steps and self.trial.should_prune():

@@ -231,6 +231,22 @@ def test_a_trial_is_taken_over_when_its_process_is_gone_and_only_then(tmp_path):
     assert taken(3) == 2
 
 
+def test_what_ctrl_c_evaluates_in_the_middle_of_an_epoch_is_not_counted(tmp_path):
+    from transformers import TrainerControl, TrainerState, TrainingArguments
+
+    made = optuna.create_study(pruner=optuna.pruners.NopPruner())
+    trial, run = made.ask(), Run(tmp_path)
+    run.update_manifest(base={}, data={"splits": {"validation": {"fingerprint": "x"}}})
+    watch = sweeps._Watch(trial, "loss", {}, run)
+    arguments = TrainingArguments(str(tmp_path), eval_strategy="epoch", use_cpu=True)
+    lines = []
+    for step, epoch, loss in ((14, 1.0, 3.0), (15, 15 / 14, 2.9), (28, 2.0, 2.5)):
+        lines.append(json.dumps({"step": step, "epoch": epoch, "eval_loss": loss}))
+        run.log_file.write_text("\n".join(lines))
+        watch.on_evaluate(arguments, TrainerState(global_step=step, max_steps=42), TrainerControl())
+    assert made.get_trials()[0].intermediate_values == {1: 3.0, 2: 2.5}
+
+
 def test_a_database_that_cannot_be_used_is_said_without_its_password(quick):
     result = in_process("sweep", "bot.yaml", "--storage", "postgresql://me:secret@nowhere.invalid/x")
     assert result.code == 2 and "The database of the sweep cannot be used" in result.message
