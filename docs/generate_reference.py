@@ -171,6 +171,12 @@ def reference() -> str:
         "## hub",
         sections["HubSection"]["description"] + " [How](hub.md).",
         table(sections["HubSection"]),
+        "## sweep",
+        sections["SweepSection"]["description"] + " [How](sweeps.md).",
+        table(sections["SweepSection"]),
+        "### A range in sweep.ranges",
+        sections["Range"]["description"],
+        table(sections["Range"]),
     ]
     return "\n\n".join(part.strip() for part in parts) + "\n"
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from gptft.hub.push import push
     from gptft.models.loading import load_model as load
     from gptft.recipe import Recipe, load_recipe
+    from gptft.sweeps import sweep
     from gptft.training.finetune import finetune
 
 _HOMES = {
@@ -31,10 +32,11 @@ _HOMES = {
     "evaluate": ("gptft.evaluation", "evaluate"),
     "export_model": ("gptft.export", "export_model"),
     "push": ("gptft.hub.push", "push"),
+    "sweep": ("gptft.sweeps", "sweep"),
     "load": ("gptft.models.loading", "load_model"),
 }
 
-__all__ = ["Recipe", "evaluate", "export_model", "finetune", "load", "load_recipe", "push"]
+__all__ = ["Recipe", "evaluate", "export_model", "finetune", "load", "load_recipe", "push", "sweep"]
 
 
 def __getattr__(name: str) -> Any:

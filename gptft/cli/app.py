@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 ORDER = (
     "inspect",
     "finetune",
+    "sweep",
     "eval",
     "report",
     "compare",

@@ -207,13 +207,18 @@ def check_training(reading: Reading) -> None:
             value = reading.get(*path)
             if value not in (None, off):
                 reading.report(path, f"found {found(value)}, but there is no data.validation to evaluate on")
-    best = reading.get("training", "metric_for_best_model")
+    check_measured(reading, ("training", "metric_for_best_model"))
+
+
+def check_measured(reading: Reading, path: KeyPath) -> None:
+    """The metric under `path` is one that each evaluation in training gives."""
+    best = reading.get(*path)
     measured = ["loss", *_measured_in_training(reading)]
     if isinstance(best, str) and best.removeprefix("eval_") not in measured:
         message = f"found '{best}', expected one of {', '.join(measured)}: others are computed after training"
         if reading.get("task") in ("dialogue", "completion") and not reading.get("evaluation", "during_training"):
             message += " (or, with `evaluation.during_training`, on generated answers)"
-        reading.report(("training", "metric_for_best_model"), message)
+        reading.report(path, message)
 
 
 def _measured_in_training(reading: Reading) -> list[str]:

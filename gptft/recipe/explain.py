@@ -23,6 +23,7 @@ _SECTIONS: dict[str, type[BaseModel]] = {
     "template": schema.TemplateSection,
     "classification": schema.ClassificationSection,
     "evaluation": schema.EvaluationSection,
+    "sweep": schema.SweepSection,
 }
 _SOURCES = ("data.train", "data.validation", "data.test")
 _EXPECTED = {
@@ -108,6 +109,7 @@ def keys_of(path: KeyPath, adapter: str = "lora") -> dict[str, str]:
     """The keys that the section at `path` may have, with what each means."""
     section = dotted(tuple(part for part in path if isinstance(part, str)))
     model = schema.Source if section in _SOURCES else _SECTIONS.get(section)
+    model = schema.Range if section.startswith("sweep.ranges.") else model
     own = model.model_fields if model else {}
     keys = {name: " ".join((field.description or "").split()) for name, field in own.items()}
     if section in fields.MANAGED:

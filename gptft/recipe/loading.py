@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -11,6 +12,7 @@ from pydantic import ValidationError
 from gptft.recipe.checks import SECTION_TASKS, check
 from gptft.recipe.explain import report_errors
 from gptft.recipe.lines import to_yaml
+from gptft.recipe.ranges import check_sweep
 from gptft.recipe.reading import Reading
 from gptft.recipe.schema import Recipe
 
@@ -29,16 +31,29 @@ def load_recipe(path: Path | str, overrides: Iterable[str] = ()) -> Recipe:
     Raises:
         RecipeError: with every problem found, each with file and line (or `command line`).
     """
+    overrides = list(overrides)
     reading = Reading(Path(path), overrides)
     if not reading.get("name"):
         stem = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(path).stem).strip("-._")[:80]
         reading.data["name"] = stem or "recipe"
-    check(reading)
-    recipe = _validated(reading)
+    recipe = _examined(reading)
+    if reading.get("sweep"):
+        check_sweep(reading, partial(_problems, Path(path), overrides))
     reading.raise_problems()
     assert recipe is not None  # otherwise there were problems
     recipe._source = Path(path).absolute()
     return recipe
+
+
+def _examined(reading: Reading) -> Recipe | None:
+    check(reading)
+    return _validated(reading)
+
+
+def _problems(path: Path, overrides: list[str], override: str) -> set[tuple[str, str]]:
+    reading = Reading(path, [*overrides, override])
+    _examined(reading)
+    return reading.problems
 
 
 def _validated(reading: Reading) -> Recipe | None:

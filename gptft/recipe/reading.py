@@ -70,6 +70,11 @@ class Reading:
         """Note a problem with the key `path`."""
         self._report_at(next((self.lines[p] for p in _prefixes(path) if p in self.lines), 0), path, message)
 
+    @property
+    def problems(self) -> set[tuple[str, str]]:
+        """What is wrong so far, as (key, message)."""
+        return {(problem.key, problem.message) for _, problem in self._problems}
+
     def raise_problems(self) -> None:
         """End the reading here if anything is wrong.
 

@@ -121,6 +121,7 @@ Sources = Annotated[
     list[Source], Field(min_length=1), BeforeValidator(_as_source_list, json_schema_input_type=SourceInput)
 ]
 Share = Annotated[float, Field(gt=0, lt=1)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 HeldOut = (
     Annotated[Annotated[Share, Tag("share")] | Annotated[Sources, Tag("sources")], Discriminator(_share_or_sources)]
     | None
@@ -242,6 +243,50 @@ class HubSection(Section):
     training goes on. Left out, nothing is published before `gptft push`."""
 
 
+class Range(Section):
+    """Numbers from `low` to `high`, both among them: whole ones where both ends are whole."""
+
+    low: int | Finite
+    """The least."""
+    high: int | Finite
+    """The greatest."""
+    log: bool = False
+    """Draw evenly over orders of magnitude, as suits a learning rate."""
+    step: Annotated[int, Field(gt=0)] | Annotated[Finite, Field(gt=0)] | None = None
+    """Only `low`, `low` + `step`, and so on."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether they are whole numbers."""
+        return all(isinstance(number, int) for number in (self.low, self.high, self.step or 1))
+
+    @property
+    def count(self) -> int | None:
+        """How many values there are, if they can be counted."""
+        return round((self.high - self.low) / (self.step or 1)) + 1 if self.step or self.whole else None
+
+
+class SweepSection(Section):
+    """What `gptft sweep` tries; `gptft finetune` trains with the recipe's own values."""
+
+    ranges: dict[str, Range | Annotated[list[Any], Field(min_length=1)]] = Field(min_length=1)
+    """Any key, as on the command line (`training.learning_rate`) -> a list of choices, or `{low: 1e-5, high: 1e-3}`
+    with `log: true` or a `step`."""
+    metric: str = "loss"
+    """What is the best: the validation loss, or what else each evaluation in training measures (as for
+    `training.metric_for_best_model`)."""
+    direction: Literal["minimize", "maximize"] | None = None
+    """Whether less or more is better (default: as the metric has it)."""
+    sampler: Literal["tpe", "random", "grid"] = "tpe"
+    """`tpe`: ten drawn at random, then more like the best (Tree-structured Parzen Estimator). `grid`: all combinations,
+    in random order."""
+    pruner: Literal["median", "none"] = "median"
+    """`median`: once five trials have finished, one that is worse than their median after as many evaluations is
+    stopped."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of the sampler."""
+
+
 class Recipe(Section):
     """One fine-tuning, from base and data to scores."""
 
@@ -268,6 +313,8 @@ class Recipe(Section):
     """How the result is scored."""
     hub: HubSection | None = None
     """Where the result is published on the Hugging Face Hub."""
+    sweep: SweepSection | None = None
+    """What `gptft sweep` tries."""
 
     _source: Path | None = PrivateAttr(default=None)
 

@@ -66,7 +66,7 @@ def training_arguments(recipe: Recipe, run: Path, has_validation: bool) -> Train
         settings = {"metric_for_best_model": "loss", "load_best_model_at_end": True, **settings}
     if settings.get("greater_is_better") is None:
         # TrainingArguments would take all but a loss for better when higher, perplexity among them.
-        settings["greater_is_better"] = _higher_is_better(settings.get("metric_for_best_model"))
+        settings["greater_is_better"] = higher_is_better(settings.get("metric_for_best_model"))
     if "dataloader_pin_memory" not in settings:
         settings["dataloader_pin_memory"] = torch.cuda.is_available()
     dtype = _precision(recipe.model.dtype, bool(settings.get("use_cpu")))
@@ -90,7 +90,8 @@ def training_arguments(recipe: Recipe, run: Path, has_validation: bool) -> Train
     return arguments
 
 
-def _higher_is_better(metric: str | None) -> bool:
+def higher_is_better(metric: str | None) -> bool:
+    """Whether more is better of what is measured in training (nothing: of the loss)."""
     name = (metric or "loss").removeprefix("eval_")
     return name != "loss" and bool(getattr(load_metric(name), "higher_is_better", False))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -21,13 +22,21 @@ from gptft.runs.folder import RUNS, Run, new_run, resumable_run
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from transformers import TrainerCallback
 
     from gptft.data import Splits
     from gptft.models.loading import LoadedModel
     from gptft.tasks import Preparation, Task
 
 
-def finetune(recipe: Recipe, *, resume: bool = False, runs: Path = RUNS, console: Console | None = None) -> Run:
+def finetune(
+    recipe: Recipe,
+    *,
+    resume: bool = False,
+    runs: Path = RUNS,
+    console: Console | None = None,
+    watch: Callable[[Run], TrainerCallback] | None = None,
+) -> Run:
     """Fine-tune what `recipe` says and leave a run folder with the model in it.
 
     Args:
@@ -35,6 +44,7 @@ def finetune(recipe: Recipe, *, resume: bool = False, runs: Path = RUNS, console
         resume: continue the newest unfinished run of this recipe from its newest checkpoint.
         runs: the folder of the runs.
         console: where progress is shown (default: standard error).
+        watch: makes, of the run, one more callback of the Trainer.
 
     Returns:
         The run; its manifest's `state` is `finished`, or `stopped` after Ctrl-C.
@@ -44,10 +54,10 @@ def finetune(recipe: Recipe, *, resume: bool = False, runs: Path = RUNS, console
         GptftError: a failure underneath, such as a full disk; checkpoints already written stay.
     """
     with ExitStack() as held:
-        return _finetune(recipe, resume, runs, console or Console(stderr=True), held)
+        return _finetune(recipe, resume, runs, console or Console(stderr=True), held, watch)
 
 
-def _finetune(recipe: Recipe, resume: bool, runs: Path, console: Console, held: ExitStack) -> Run:
+def _finetune(recipe: Recipe, resume: bool, runs: Path, console: Console, held: ExitStack, watch: Any) -> Run:
     started = time.perf_counter()
     run = resumable_run(recipe.name, runs) if resume else None
     if run:
@@ -57,7 +67,7 @@ def _finetune(recipe: Recipe, resume: bool, runs: Path, console: Console, held: 
         if not checkpoint:
             raise UserError(f"{run.folder} has no checkpoint left that is whole: start anew, without --resume.")
         _check_same_recipe(recipe, run)
-        recipe = _with_base_of(run, recipe)
+        recipe = with_base_of(run, recipe)
         console.print(f"Resuming [bold]{escape(str(run.folder))}[/bold] from {checkpoint.name}.", soft_wrap=True)
     # Torch and transformers take seconds to import: a recipe's mistakes are reported before.
     with console.status("Starting"):
@@ -83,7 +93,7 @@ def _finetune(recipe: Recipe, resume: bool, runs: Path, console: Console, held: 
             from gptft.hub.training import check_ready
 
             check_ready(run, publishes)
-        state = _train(recipe, prepared, run, checkpoint, console)
+        state = _train(recipe, prepared, run, checkpoint, console, watch)
     except BaseException as error:
         failure = _failure(error, run)
         with suppress(GptftError):
@@ -247,7 +257,7 @@ def _base_facts(loaded: Any) -> dict[str, Any]:
     }
 
 
-def _with_base_of(run: Run, recipe: Recipe) -> Recipe:
+def with_base_of(run: Run, recipe: Recipe) -> Recipe:
     """The recipe with the base that the run was started from: the Hub may answer now, or hold another version."""
     base = run.manifest.get("base", {})
     if not base.get("used"):
@@ -285,7 +295,7 @@ def _as_resolved(recipe: Recipe) -> dict[str, Any]:
     return Recipe.model_validate(yaml.safe_load(dump_recipe(recipe))).model_dump()
 
 
-def _train(recipe: Recipe, prepared: Prepared, run: Run, checkpoint: Path | None, console: Console) -> str:
+def _train(recipe: Recipe, prepared: Prepared, run: Run, checkpoint: Path | None, console: Console, watch: Any) -> str:
     from transformers import PrinterCallback, ProgressCallback
 
     from gptft.models.adapters import merge_adapter, name_base
@@ -302,7 +312,7 @@ def _train(recipe: Recipe, prepared: Prepared, run: Run, checkpoint: Path | None
 
     arguments = training_arguments(recipe, run.folder, prepared.validation is not None)
     display, stop = ProgressDisplay(console, run), StopWhenAsked()
-    callbacks = [display, stop, MarkResumable(run, partial(_warn, console))]
+    callbacks = [display, stop, MarkResumable(run, partial(_warn, console)), *([watch(run)] if watch else [])]
     if recipe.evaluation.early_stopping_patience:
         patience, threshold = recipe.evaluation.early_stopping_patience, recipe.evaluation.early_stopping_threshold
         callbacks.append(Patience(patience, threshold))
