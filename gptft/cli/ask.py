@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -91,9 +92,12 @@ def chat(
         raise UserError(f"{'--beside' if beside else '--thumbs'} is for the page: gptft chat --web")
     if web and message is not None:
         raise UserError("--message is for the terminal: leave it out, or leave out --web")
+    missing = [package for package in ("starlette", "uvicorn") if web and find_spec(package) is None]
+    if missing:
+        raise UserError(f"--web needs {', '.join(missing)}, not installed here: pip install 'gptft[ui]'")
     name, loaded = _load_to_talk(target)
     if web:
-        return _serve_page(target, name, loaded, beside, thumbs, system, host, port)
+        return _serve_page(target, name, loaded, beside, thumbs, system or "", (host, port))
     from gptft.serving.chat import Conversation
     from gptft.serving.chat import chat as run_chat
 
@@ -122,30 +126,26 @@ def _serve_page(
     loaded: LoadedModel,
     beside: str | None,
     thumbs: Path | None,
-    system: str | None,
-    host: str,
-    port: int,
+    system: str,
+    place: tuple[str, int],
 ) -> None:
-    from importlib.util import find_spec
-
-    if missing := [package for package in ("starlette", "uvicorn") if find_spec(package) is None]:
-        raise UserError(f"--web needs {', '.join(missing)}, not installed here: pip install 'gptft[ui]'")
     from gptft.evaluation.evaluate import load_base_of
     from gptft.runs import find_run
     from gptft.serving.web import LOOPBACK, make_app, serve
 
-    run = None if target == "starter" else find_run(target)
-    models = [(name, loaded)]
-    if beside == "base" and run is None:
-        raise UserError(f"{name} is no run, so its base is not known. Name it: --beside MODEL")
-    if beside:
-        models.append(load_base_of(run, loaded) if run and beside == "base" else _load_to_talk(beside))
-    console = Console(highlight=False)
-    if host not in LOOPBACK:
+    run, models = None if target == "starter" else find_run(target), [(name, loaded)]
+    if beside == "base":
+        if run is None:
+            raise UserError(f"{name} is no run, so its base is not known. Name it: --beside MODEL")
+        models.append(load_base_of(run, loaded))
+    elif beside:
+        models.append(_load_to_talk(beside))
+    console = Console(highlight=False, soft_wrap=True)
+    if place[0] not in LOOPBACK:
         console.print("[yellow]Anyone who can reach this machine can use the page:[/yellow] it asks for no password.")
-    console.print(f"Talk to {escape(' beside '.join(name for name, _ in models))}; Ctrl-C ends it.", soft_wrap=True)
-    app = make_app(models, thumbs or (run.folder / "thumbs" if run else Path("thumbs")), system or "", host)
-    serve(app, host, port, lambda address: console.print(address, soft_wrap=True))
+    console.print(f"Talk to {escape(' beside '.join(name for name, _ in models))}; Ctrl-C ends it.")
+    app = make_app(models, thumbs or (run.folder if run else Path()) / "thumbs", system, place[0])
+    serve(app, *place, console.print)
 
 
 @app.command("next")

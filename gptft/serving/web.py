@@ -8,12 +8,12 @@ import os
 import secrets
 import socket
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 from starlette.applications import Starlette
 from starlette.concurrency import iterate_in_threadpool, run_in_threadpool
 from starlette.middleware import Middleware
@@ -43,15 +43,10 @@ class Message(BaseModel):
     content: str
     thumb: Literal["up", "down"] | None = None
 
-    def plain(self) -> dict[str, str]:
-        """The turn as it is asked and trained."""
-        return {"role": self.role, "content": self.content}
 
-
-class Settings(BaseModel):
+class Settings(BaseModel, extra="forbid"):
     """How an answer is generated, in the words of GenerationConfig; what is left out is as the model has it."""
 
-    model_config = ConfigDict(extra="forbid")
     max_new_tokens: Annotated[int, Field(ge=1)] | None = None
     do_sample: bool | None = None
     temperature: Annotated[float, Field(gt=0)] | None = None
@@ -90,13 +85,19 @@ def make_app(models: Sequence[tuple[str, LoadedModel]], thumbs: Path, system: st
     """
     locks = [threading.Lock() for _ in models]
     nonce = secrets.token_hex(16)
-    policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'nonce-{nonce}'; connect-src 'self'; "
-    policy += "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    facts = {"names": [name for name, _ in models], "defaults": _defaults(models[0][1].model), "thumbs": str(thumbs)}
-    facts["ends"] = [loaded.tokenizer.eos_token_id for _, loaded in models]
+    policy = (
+        f"default-src 'none'; style-src 'unsafe-inline'; script-src 'nonce-{nonce}'; connect-src 'self'; "
+        "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+    facts = {
+        "names": [name for name, _ in models],
+        "ends": [loaded.tokenizer.eos_token_id for _, loaded in models],
+        "defaults": _defaults(models[0][1].model),
+        "thumbs": str(thumbs),
+    }
     folders = [Path(__file__).parent, Path(__file__).parent.parent / "report"]
     environment = Environment(loader=FileSystemLoader(folders), autoescape=True, undefined=StrictUndefined)
-    page = environment.get_template("page.html.jinja").render(facts=facts, system=system, nonce=nonce)
+    page = environment.get_template("chat.html.jinja").render(facts=facts, system=system, nonce=nonce)
 
     async def show(request: Request) -> Response:
         return HTMLResponse(page, headers={"Content-Security-Policy": policy, "Referrer-Policy": "no-referrer"})
@@ -105,10 +106,9 @@ def make_app(models: Sequence[tuple[str, LoadedModel]], thumbs: Path, system: st
         question = await _read(request, Question)
         if question.model >= len(models):
             raise UserError(f"model: there is no number {question.model}, only {len(models)} models.")
-        loaded = models[question.model][1]
 
         async def stream() -> AsyncIterator[str]:
-            lines = _answer(loaded, question, locks[question.model])
+            lines = _answer(models[question.model][1], question, locks[question.model])
             try:
                 async for line in iterate_in_threadpool(lines):
                     yield json.dumps(line, ensure_ascii=False) + "\n"
@@ -119,86 +119,25 @@ def make_app(models: Sequence[tuple[str, LoadedModel]], thumbs: Path, system: st
         return StreamingResponse(stream(), media_type="application/x-ndjson")
 
     async def rate(request: Request) -> Response:
-        rated = await _read(request, Thumbs)
-        await run_in_threadpool(save_thumbs, thumbs, rated)
+        await run_in_threadpool(save_thumbs, thumbs, await _read(request, Thumbs))
         return JSONResponse({})
 
-    routes = [
-        Route("/", show),
-        Route("/ask", _with_errors(ask), methods=["POST"]),
-        Route("/thumbs", _with_errors(rate), methods=["POST"]),
-    ]
-    allowed = ["localhost", "127.0.0.1", "[::1]"] if host in LOOPBACK else ["*"]
-    return Starlette(routes=routes, middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=allowed)])
+    async def refuse(request: Request, error: Exception) -> Response:
+        return JSONResponse({"error": str(error)}, 400 if isinstance(error, UserError) else 500)
+
+    return Starlette(
+        routes=[Route("/", show), Route("/ask", ask, methods=["POST"]), Route("/thumbs", rate, methods=["POST"])],
+        middleware=[
+            Middleware(TrustedHostMiddleware, allowed_hosts=[*LOOPBACK, "[::1]"] if host in LOOPBACK else ["*"])
+        ],
+        exception_handlers={GptftError: refuse},
+    )
 
 
 def _defaults(model: Any) -> dict[str, Any]:
     settings = generation_settings(model, {})
     own = {name: getattr(settings, name) for name in Settings.model_fields}
     return {name: SAMPLING.get(name, False) if value is None else value for name, value in own.items()}
-
-
-def _answer(loaded: LoadedModel, question: Question, lock: threading.Lock) -> Iterator[dict[str, Any]]:
-    """The answer as pieces of text, then with its tokens and what else they could have been; or what went wrong."""
-    *said, last = [message.plain() for message in question.messages]
-    conversation = Conversation(loaded, question.settings.model_dump(exclude_none=True), said)
-    try:
-        with lock:
-            for piece in conversation.ask(last["content"]):
-                yield {"text": piece}
-            tokens = answer_tokens(loaded.model, loaded.tokenizer, conversation.prompt, conversation.answer)
-        yield {"answer": conversation.messages[-1]["content"], "tokens": tokens}
-    except GptftError as error:
-        yield {"error": str(error)}
-    except Exception as error:
-        yield {"error": f"{type(error).__name__}: {error}"}
-
-
-def save_thumbs(folder: Path, rated: Thumbs) -> None:
-    """Write a conversation's thumbs, in place of those that it had: up.jsonl to train on, down.jsonl to look at.
-
-    All answers of a row that is trained on are learned. So a row of up.jsonl has only answers with a thumb up, as many
-    as follow each other: (system), user, assistant, user, assistant... A row of down.jsonl has `prompt` and `rejected`,
-    which no task takes.
-
-    Raises:
-        GptftError: it cannot be written.
-    """
-    about = {"conversation": rated.conversation, "model": rated.model}
-    system = [message.plain() for message in rated.messages[:1] if message.role == "system"]
-    up: list[dict[str, Any]] = []
-    down: list[dict[str, Any]] = []
-    turn, liked = [], []
-    for index, message in enumerate(rated.messages[len(system) :], start=len(system)):
-        turn.append(message.plain())
-        if message.role != "assistant":
-            continue
-        if message.thumb == "up":
-            if not liked:
-                up.append({**about, "messages": (liked := [*system])})
-            liked += turn
-        else:
-            liked = []
-        if message.thumb == "down":
-            before = [earlier.plain() for earlier in rated.messages[:index]]
-            down.append({**about, "prompt": before, "rejected": [message.plain()]})
-        turn = []
-    # Within texts the quotation marks are escaped.
-    mark = json.dumps(about, ensure_ascii=False)[1:-1].split(", ")[0]
-    with disk_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        held = os.open(folder, os.O_RDONLY)
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX)
-            for name, rows in (("up.jsonl", up), ("down.jsonl", down)):
-                file = folder / name
-                old = file.read_text(encoding="utf-8").split("\n") if file.exists() else []
-                kept = [line for line in old if line and mark not in line]
-                if old or rows:
-                    new = [json.dumps(row, ensure_ascii=False) for row in rows]
-                    write_text_atomically(file, "".join(f"{line}\n" for line in [*kept, *new]))
-        finally:
-            os.close(held)
 
 
 async def _read(request: Request, kind: type[Body]) -> Body:
@@ -217,14 +156,65 @@ async def _read(request: Request, kind: type[Body]) -> Body:
         raise UserError(f"{'.'.join(map(str, first['loc'])) or 'request'}: {first['msg']}.") from error
 
 
-def _with_errors(handle: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
-    async def handled(request: Request) -> Response:
-        try:
-            return await handle(request)
-        except GptftError as error:
-            return JSONResponse({"error": str(error)}, 400 if isinstance(error, UserError) else 500)
+def _answer(loaded: LoadedModel, question: Question, lock: threading.Lock) -> Iterator[dict[str, Any]]:
+    """The answer as pieces of text, then whole with its tokens and their alternatives; or what went wrong."""
+    *said, last = _plain(question.messages)
+    conversation = Conversation(loaded, question.settings.model_dump(exclude_none=True), said)
+    try:
+        with lock:
+            for piece in conversation.ask(last["content"]):
+                yield {"text": piece}
+            tokens = answer_tokens(loaded.model, loaded.tokenizer, conversation.prompt, conversation.answer)
+        yield {"answer": conversation.messages[-1]["content"], "tokens": tokens}
+    except Exception as error:
+        yield {"error": str(error) if isinstance(error, GptftError) else f"{type(error).__name__}: {error}"}
 
-    return handled
+
+def _plain(messages: Sequence[Message]) -> list[dict[str, str]]:
+    return [{"role": message.role, "content": message.content} for message in messages]
+
+
+def save_thumbs(folder: Path, rated: Thumbs) -> None:
+    """Write a conversation's thumbs, in place of those that it had: up.jsonl to train on, down.jsonl to look at.
+
+    Training learns all answers of a row. So a row of up.jsonl has only answers with a thumb up, as many as follow each
+    other, after the system message. A row of down.jsonl has `prompt` and `rejected`, which no task takes.
+
+    Raises:
+        GptftError: it cannot be written.
+    """
+    about = {"conversation": rated.conversation, "model": rated.model}
+    messages = _plain(rated.messages)
+    start = 1 if messages and messages[0]["role"] == "system" else 0
+    rows: dict[str, list[dict[str, Any]]] = {"up": [], "down": []}
+    turn, joined = start, False
+    for index, message in enumerate(rated.messages):
+        if message.role != "assistant":
+            continue
+        if message.thumb == "up":
+            if not joined:
+                rows["up"].append({**about, "messages": messages[:start]})
+            rows["up"][-1]["messages"] += messages[turn : index + 1]
+        elif message.thumb == "down":
+            rows["down"].append({**about, "prompt": messages[:index], "rejected": messages[index : index + 1]})
+        turn, joined = index + 1, message.thumb == "up"
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        held = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            for kind, new in rows.items():
+                file = folder / f"{kind}.jsonl"
+                old = file.read_text(encoding="utf-8").split("\n") if file.exists() else []
+                # Lines begin so; whatever else stands in the file is left as it is.
+                kept = [
+                    line for line in old if line and not line.startswith(f'{{"conversation": "{rated.conversation}"')
+                ]
+                lines = [*kept, *(json.dumps(row, ensure_ascii=False) for row in new)]
+                if old or new:
+                    write_text_atomically(file, "".join(f"{line}\n" for line in lines))
+        finally:
+            os.close(held)
 
 
 def serve(app: Any, host: str, port: int, ready: Callable[[str], None]) -> None:
@@ -235,15 +225,12 @@ def serve(app: Any, host: str, port: int, ready: Callable[[str], None]) -> None:
     """
     import uvicorn
 
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        listener = socket.create_server((host, port), family=family)
+        listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
-        raise UserError(
-            f"{host} port {port} cannot be had: {error.strerror or error}. Name another: --port 0 takes a free one."
-        ) from error
+        reason = f"{host} port {port} cannot be had: {error.strerror or error}."
+        raise UserError(f"{reason} Name another: --port 0 takes a free one.") from error
     with listener:
-        shown = f"[{host}]" if ":" in host else host
-        ready(f"http://{shown}:{listener.getsockname()[1]}/")
+        ready(f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}/")
         settings = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2, server_header=False)
         uvicorn.Server(settings).run(sockets=[listener])
