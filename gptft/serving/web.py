@@ -9,6 +9,7 @@ import secrets
 import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Generator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -222,7 +223,7 @@ def serve(app: Any, host: str, port: int, ready: Callable[[str], None]) -> None:
     except OSError as error:
         reason = f"{host} port {port} cannot be had: {error.strerror or error}."
         raise UserError(f"{reason} Name another: --port 0 takes a free one.") from error
-    with listener:
+    with listener, suppress(KeyboardInterrupt):
         ready(f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}/")
         settings = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2, server_header=False)
         uvicorn.Server(settings).run(sockets=[listener])
