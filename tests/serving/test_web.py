@@ -193,10 +193,12 @@ def test_thumbs_up_are_training_data_and_thumbs_down_are_none(tmp_path, base_fol
         assert done.code == 2 and "down.jsonl" in done.message and "messages" in done.message
 
 
-def test_the_command_serves_a_run_beside_its_base_until_ctrl_c(tmp_path, base_folder):
+def test_the_command_serves_a_run_beside_its_base_until_ctrl_c(tmp_path, base_folder, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
     write_shop(tmp_path, base_folder, training={"max_steps": 1})
+    assert in_process("finetune", "bot.yaml").code == 0
     arguments = [sys.executable, "-m", "gptft"]
-    subprocess.run([*arguments, "finetune", "bot.yaml"], cwd=tmp_path, env=environment(tmp_path), check=True)
     options = ["--web", "--beside", "base", "--port", "0", "--system", "Be kind."]
     with subprocess.Popen(
         [*arguments, "chat", *options], cwd=tmp_path, env=environment(tmp_path), stdout=subprocess.PIPE, text=True
