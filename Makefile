@@ -41,7 +41,7 @@ docs: $(VENV)/installed-dev  ## write the generated files: the recipe reference 
 constraints: $(VENV)/installed-dev  ## raise the pins of constraints.txt, all but torch
 	$(BIN)/python -m pip install --quiet uv
 	grep '^torch==' constraints.txt > $(VENV)/held.txt
-	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.10 --upgrade --quiet \
+	$(BIN)/uv pip compile pyproject.toml --extra dev --extra browser --universal --python-version 3.10 --upgrade --quiet \
 		--no-header --no-annotate --constraint $(VENV)/held.txt --output-file $(VENV)/resolved.txt
 	sed -n '/^#/p;/^$$/q' constraints.txt > $(VENV)/constraints.txt
 	echo >> $(VENV)/constraints.txt

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -13,6 +14,9 @@ from rich.markup import escape
 from gptft.cli.app import Target, add_bar, app, bars_table, load_target
 from gptft.errors import UserError
 from gptft.files import write_text_atomically
+
+if TYPE_CHECKING:
+    from gptft.models.loading import LoadedModel
 
 
 @app.command()
@@ -73,15 +77,27 @@ def chat(
         typer.Option("--message", help="Ask this one thing, print the answer, and end."),
     ] = None,
     system: Annotated[str | None, typer.Option(help="Begin with this system message.")] = None,
+    web: Annotated[bool, typer.Option("--web", help="Talk in the browser: prints the address of a page.")] = False,
+    beside: Annotated[
+        str | None, typer.Option(help="With --web: another model to answer beside it, or `base` for the run's own.")
+    ] = None,
+    thumbs: Annotated[
+        Path | None, typer.Option(help="With --web: the folder that thumbs are saved in (default: RUN/thumbs).")
+    ] = None,
+    host: Annotated[str, typer.Option(help="With --web: who may connect; by default this machine.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="With --web: 0 takes a free one.")] = 7860,
 ) -> None:
-    """Talk to a model in the terminal."""
-    name, loaded = load_target(target)
-    from gptft.models.classes import SETTINGS
-
-    task = getattr(loaded.model.config, SETTINGS, {}).get("task", "dialogue")
-    if task in ("classification", "completion") or not loaded.model.can_generate():
-        command = " ".join(filter(None, ("gptft predict", target)))
-        raise UserError(f'{name} was trained for {task}, not to talk: {command} "TEXT"')
+    """Talk to a model in the terminal, or in the browser."""
+    if not web and (beside or thumbs):
+        raise UserError(f"{'--beside' if beside else '--thumbs'} is for the page: gptft chat --web")
+    if web and message is not None:
+        raise UserError("--message is for the terminal: leave it out, or leave out --web")
+    missing = [package for package in ("starlette", "uvicorn") if web and find_spec(package) is None]
+    if missing:
+        raise UserError(f"--web needs {', '.join(missing)}, not installed here: pip install 'gptft[ui]'")
+    name, loaded = _load_to_talk(target)
+    if web:
+        return _serve_page(target, name, loaded, beside, thumbs, system or "", (host, port))
     from gptft.serving.chat import Conversation
     from gptft.serving.chat import chat as run_chat
 
@@ -91,6 +107,45 @@ def chat(
         run_chat(conversation, Console(highlight=False), name)
     else:
         print("".join(conversation.ask(message)).strip())
+
+
+def _load_to_talk(target: str | None) -> tuple[str, LoadedModel]:
+    name, loaded = load_target(target)
+    from gptft.models.classes import SETTINGS
+
+    task = getattr(loaded.model.config, SETTINGS, {}).get("task", "dialogue")
+    if task in ("classification", "completion") or not loaded.model.can_generate():
+        command = " ".join(filter(None, ("gptft predict", target)))
+        raise UserError(f'{name} was trained for {task}, not to talk: {command} "TEXT"')
+    return name, loaded
+
+
+def _serve_page(
+    target: str | None,
+    name: str,
+    loaded: LoadedModel,
+    beside: str | None,
+    thumbs: Path | None,
+    system: str,
+    place: tuple[str, int],
+) -> None:
+    from gptft.evaluation.evaluate import load_base_of
+    from gptft.runs import find_run
+    from gptft.serving.web import LOOPBACK, make_app, serve
+
+    run, models = None if target == "starter" else find_run(target), [(name, loaded)]
+    if beside == "base":
+        if run is None:
+            raise UserError(f"{name} is no run, so its base is not known. Name it: --beside MODEL")
+        models.append(load_base_of(run, loaded))
+    elif beside:
+        models.append(_load_to_talk(beside))
+    console = Console(highlight=False, soft_wrap=True)
+    if place[0] not in LOOPBACK:
+        console.print("[yellow]Anyone who can reach this machine can use the page:[/yellow] it asks for no password.")
+    console.print(f"Talk to {escape(' beside '.join(name for name, _ in models))}; Ctrl-C ends it.")
+    app = make_app(models, thumbs or (run.folder if run else Path()) / "thumbs", system, place[0])
+    serve(app, *place, console.print)
 
 
 @app.command("next")

@@ -211,6 +211,22 @@ def _evaluate(
     return evaluation
 
 
+def load_base_of(run: Run, tuned: LoadedModel) -> tuple[str, LoadedModel]:
+    """The model that a run started from, with its name, ready to be asked beside `tuned`, the run's own.
+
+    Raises:
+        UserError: the run was trained from scratch.
+    """
+    recipe = load_recipe(run.recipe_file)
+    base = _base(run, recipe)
+    if base is None:
+        raise UserError(f"{run.folder} was trained from scratch, so there is no base to stand beside it.")
+    loaded = _load_base(base, recipe, tuned.model.config)
+    loaded.model.generation_config = tuned.model.generation_config
+    loaded.model.to(next(tuned.model.parameters()).device)
+    return f"base {base['used']}", loaded
+
+
 def _load_base(base: dict[str, Any], recipe: Recipe, tuned: Any) -> LoadedModel:
     """The base as training loaded it, before the first step: a classifier's new head is drawn by the same seed."""
     from transformers import set_seed

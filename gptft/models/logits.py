@@ -145,3 +145,36 @@ def next_tokens(model: torch.nn.Module, tokenizer: Any, input_ids: Sequence[int]
         Prediction(token, tokenizer.decode([token]), probability, logits[token].item())
         for probability, token in zip(best.values.tolist(), best.indices.tolist(), strict=True)
     ]
+
+
+@torch.no_grad()
+def answer_tokens(
+    model: torch.nn.Module, tokenizer: Any, prompt: Sequence[int], answer: Sequence[int], count: int = 8
+) -> list[tuple[Prediction, list[Prediction]]]:
+    """Each token of an answer, and the `count` likeliest at its place, from the logits of one pass over both.
+
+    The probabilities are the model's own, before temperature, top-p and penalties. A token's text is what it adds to
+    what stands before it: of a character made of several tokens all but the last add U+FFFD, the last the character.
+    """
+    ids = torch.tensor([[*prompt, *answer]], device=next(model.parameters()).device)
+    logits = model(input_ids=ids, use_cache=False, logits_to_keep=len(answer) + 1).logits[0, :-1].float().cpu()
+    probabilities = logits.softmax(dim=-1)
+    likeliest = probabilities.topk(min(count, logits.shape[1])).indices.tolist()
+    before, started, places = [], [], []
+    for place, chosen in enumerate(answer):
+        known = len(tokenizer.decode(before))
+        # Decoded after a whole character, as some tokenizers drop a text's first space.
+        chosen, *candidates = (
+            Prediction(
+                token,
+                tokenizer.decode([*before, *started, token])[known:],
+                probabilities[place, token].item(),
+                logits[place, token].item(),
+            )
+            for token in (chosen, *likeliest[place])
+        )
+        places.append((chosen, candidates))
+        started.append(chosen.token_id)
+        if not chosen.token.endswith("\ufffd"):
+            before, started = started, []
+    return places

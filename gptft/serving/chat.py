@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 from rich.markup import escape
 
-from gptft.models.generation import generate_answers, generation_settings, left_padded, prompt_positions
+from gptft.models.generation import generate_tokens, generation_settings, left_padded, prompt_positions
 from gptft.models.loading import LoadedModel
 from gptft.tasks.dialogue import prompt_ids
 
@@ -29,6 +29,10 @@ class Conversation:
     loaded: LoadedModel
     generation: dict[str, Any] = field(default_factory=dict)
     messages: list[dict[str, str]] = field(default_factory=list)
+    prompt: list[int] = field(default_factory=list)
+    """Token ids that the last answer was asked with."""
+    answer: list[int] = field(default_factory=list)
+    """Token ids of the last answer, with what closed it; none where reading it was given up."""
 
     def ask(self, text: str) -> Iterator[str]:
         """Say `text` and yield the answer piece by piece; both then belong to the conversation.
@@ -40,9 +44,12 @@ class Conversation:
         settings = generation_settings(model, self.generation)
         said = [*self.messages, {"role": "user", "content": text}]
         ids = prompt_ids(tokenizer, said, prompt_positions(model, settings))
+        self.prompt, self.answer = ids, []
         if settings.num_beams and settings.num_beams > 1:
             # Which beam wins is known at the end only.
-            pieces = iter([generate_answers(model, tokenizer, [ids], settings)[0].text])
+            [tokens], ends = generate_tokens(model, tokenizer, [ids], settings)
+            self.answer = tokens[: next((end for end, token in enumerate(tokens, 1) if token in ends), None)]
+            pieces = iter([tokenizer.decode(self.answer, skip_special_tokens=True)])
         else:
             pieces = self._stream(ids, settings)
         answer, failed = "", False
@@ -65,6 +72,7 @@ class Conversation:
         streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
         unread = threading.Event()
         failure: list[BaseException] = []
+        outputs: list[list[int]] = []
 
         class Unread(StoppingCriteria):
             def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: Any) -> torch.Tensor:
@@ -72,7 +80,7 @@ class Conversation:
 
         def generate() -> None:
             try:
-                model.generate(
+                generated = model.generate(
                     input_ids=ids,
                     attention_mask=mask,
                     generation_config=settings,
@@ -80,6 +88,7 @@ class Conversation:
                     stopping_criteria=StoppingCriteriaList([Unread()]),
                     tokenizer=tokenizer,
                 )
+                outputs.append(generated[0, len(prompt) :].tolist())
             except BaseException as error:
                 failure.append(error)
                 streamer.end()
@@ -93,6 +102,7 @@ class Conversation:
             thread.join()
         if failure:
             raise failure[0]
+        self.answer = outputs[0]
 
     def reset(self, system: str | None = None) -> None:
         """Forget what was said; begin with a system message if one is given."""

@@ -6,7 +6,7 @@ import torch
 from tiny import make_model
 
 import gptft
-from gptft.models.logits import next_tokens
+from gptft.models.logits import answer_tokens, next_tokens
 
 
 def test_next_tokens_are_the_softmax_of_the_last_logits(tokenizer):
@@ -24,6 +24,20 @@ def test_next_tokens_are_the_softmax_of_the_last_logits(tokenizer):
     probabilities = [prediction.probability for prediction in predictions]
     assert probabilities == sorted(probabilities, reverse=True)
     assert next_tokens(model, tokenizer, ids, count=3) == predictions[:3]
+
+
+def test_the_tokens_of_an_answer_are_those_that_were_chosen_and_their_alternatives(tokenizer):
+    model = make_model()
+    prompt, answer = tokenizer("Hi")["input_ids"], tokenizer("a钱 b")["input_ids"]
+    places = answer_tokens(model, tokenizer, prompt, answer, count=3)
+    assert [chosen.token for chosen, _ in places] == ["a", "\ufffd", "\ufffd", "钱", " ", "b"]
+    for place, (chosen, candidates) in enumerate(places):
+        expected = next_tokens(model, tokenizer, [*prompt, *answer[:place]], count=257)
+        found = {one.token_id: one for one in expected}
+        assert chosen.probability == pytest.approx(found[answer[place]].probability, abs=1e-6)
+        assert [one.token_id for one in candidates] == [one.token_id for one in expected[:3]]
+        assert [one.logit for one in candidates] == pytest.approx([one.logit for one in expected[:3]], abs=1e-5)
+    assert answer_tokens(model, tokenizer, prompt, []) == []
 
 
 def test_the_hidden_state_is_read_nowhere():

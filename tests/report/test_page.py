@@ -1,11 +1,10 @@
 """The page about runs: all of it there, nothing from outside, nothing that a text could do in it."""
 
 import re
-import shutil
 from html.parser import HTMLParser
-from pathlib import Path
 
 import pytest
+from browsing import browser
 from commands import in_process
 from lxml import html
 from rich.console import Console
@@ -166,29 +165,11 @@ def test_the_command(intents, monkeypatch, tmp_path):
     assert wrong.code == 2 and "nothing is no run" in wrong.message
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(1200, "light"), (1200, "dark"), (390, "dark")])
-def test_a_browser_shows_it(intents: Run, width: int, scheme: str):
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if browser is None:
-        pytest.skip("no Chromium is installed")
-    file: Path = write_report([intents])
-    with playwright.sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=browser, args=["--no-sandbox"])
-        page = chromium.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
-        said, asked = [], []
-        page.on("console", lambda message: said.append(message.text))
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.on("request", lambda request: asked.append(request.url))
-        page.goto(file.as_uri())
-        assert (said, asked) == ([], [file.as_uri()])
-        assert [section.get_attribute("id") for section in page.query_selector_all("section")] == SECTIONS
-        # Nothing is wider than the screen: what is wide scrolls in itself.
-        assert page.evaluate("document.documentElement.scrollWidth") == width
-        background = page.evaluate("getComputedStyle(document.body).backgroundColor")
-        assert background == {"light": "rgb(255, 255, 255)", "dark": "rgb(20, 23, 27)"}[scheme]
-        by_tokens, by_time = page.query_selector_all("#training > .grid")
-        assert by_tokens.is_visible() and not by_time.is_visible()
-        page.click("label[for=by1]")
-        assert by_time.is_visible() and not by_tokens.is_visible()
-        chromium.close()
+@pytest.mark.parametrize(("width", "scheme"), [(1200, "light"), (390, "dark")])
+def test_a_browser_shows_labels_and_confusions(intents: Run, width: int, scheme: str):
+    address = write_report([intents]).as_uri()
+    with browser() as open_tab:
+        tab = open_tab(address, width, scheme)
+        assert (tab.said, tab.asked) == ([], {address})
+        assert tab.page.is_visible(".matrix") and tab.page.is_visible(".calibration svg")
+        assert tab.fits() and tab.background() == scheme
