@@ -10,7 +10,7 @@ import sys
 from rich.console import Console
 from rich.markup import escape
 
-from gptft.cli import ask, check, export, inspect, look, score, share, train  # noqa: F401 - each adds its commands
+from gptft.cli import ask, check, export, inspect, look, score, serve, share, train  # noqa: F401 - each adds its commands
 from gptft.cli.app import app
 from gptft.errors import GptftError
 

@@ -25,6 +25,7 @@ ORDER = (
     "chat",
     "predict",
     "next",
+    "serve",
     "push",
     "pull",
     "export",
