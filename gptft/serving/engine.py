@@ -1,11 +1,11 @@
-"""Answers to requests that come at any time: one thread steps a `Decoder`, which reads all answers under way at once."""
+"""Answers to requests that come at any time: one thread steps a `Decoder`, which reads all under way at once."""
 
 from __future__ import annotations
 
 import itertools
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -15,74 +15,53 @@ from gptft.models.decoding import Decoder, keeps_to_masks
 from gptft.models.generation import generate_tokens, generation_settings, token_choice
 from gptft.models.loading import LoadedModel
 
-
-@dataclass
-class Request:
-    """A prompt, how to answer it, and where the answer goes."""
-
-    prompt: list[int]
-    settings: Any
-    """A GenerationConfig."""
-    emit: Callable[[int | Exception | None], None]
-    """Called in the engine's thread with each token, then with None, or with what failed."""
-    random: torch.Generator | None = None
-    ends: frozenset[int] = frozenset()
-    choose: Any = None
-    row: int = -1
+Emit = Callable[[int | Exception | None], None]
+"""Called in the engine's thread with each token of an answer, then with None; or with what failed."""
 
 
 class Engine:
     """A model that answers requests together.
 
-    What `decode` cannot do (beams, penalties that look at the text, models whose attention has a window) comes from
+    What `Decoder` cannot do (beams, penalties that look at the text, models whose attention has a window) comes from
     `model.generate`, one request at a time, and makes the others wait.
     """
 
     def __init__(self, loaded: LoadedModel) -> None:
-        self.loaded = loaded
-        with torch.inference_mode():
-            self.batches = keeps_to_masks(loaded.model)
-        self._rows, self._inbox = itertools.count(), SimpleQueue[Any]()
-        self._running: dict[int, Request] = {}
-        self._decoder = Decoder(loaded.model, self._choose)
-        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self.model, self.tokenizer = loaded.model, loaded.tokenizer
+        self.keeps_to_masks = keeps_to_masks(self.model)
+        settings = generation_settings(self.model, {})
+        self.batches = self.keeps_to_masks and token_choice(self.model, self.tokenizer, settings, 1)[1] is not None
+        """Whether requests that change no settings are answered together."""
+        self._rows, self._orders = itertools.count(), SimpleQueue[Callable[[], None] | None]()
+        self._running: dict[int, tuple[Any, Emit]] = {}
+        self._decoder = Decoder(self.model, self._choose)
+        self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
-    def can_batch(self, settings: Any | None = None) -> bool:
-        """Whether requests with these settings (default: the model's own) are answered together."""
-        model, tokenizer = self.loaded.model, self.loaded.tokenizer
-        settings = settings or generation_settings(model, {})
-        return self.batches and token_choice(model, tokenizer, settings, 1)[1] is not None
+    def begin(self, prompt: list[int], settings: Any, seed: int | None, emit: Emit) -> tuple[int, frozenset[int]]:
+        """Answer a prompt by a GenerationConfig; gives a number for `leave`, and the tokens that close an answer."""
+        random = None if seed is None else torch.Generator().manual_seed(seed)
+        ends, choose = token_choice(self.model, self.tokenizer, settings, 1, random)
+        row, method = next(self._rows), self._add if choose and self.keeps_to_masks else self._generate
+        self._orders.put(partial(method, row, prompt, settings, ends, choose, seed, emit))
+        return row, ends
 
-    def prepare(self, request: Request) -> Request:
-        """Decide how the request's tokens are chosen; in any thread, but in one at a time."""
-        model, tokenizer = self.loaded.model, self.loaded.tokenizer
-        request.ends, choose = token_choice(model, tokenizer, request.settings, 1, request.random)
-        request.choose, request.row = choose if self.batches else None, next(self._rows)
-        return request
-
-    def begin(self, request: Request) -> None:
-        """Answer a prepared request; what it emits comes from another thread."""
-        self._inbox.put(request)
-
-    def leave(self, request: Request) -> None:
-        """Nobody waits for the rest of the answer."""
-        self._inbox.put(request.row)
+    def leave(self, row: int) -> None:
+        """Nobody waits for the rest of an answer, if there is one."""
+        self._orders.put(partial(self._remove, row))
 
     def close(self) -> None:
         """End the thread, and with it all answers."""
-        self._inbox.put(None)
+        self._orders.put(None)
         self._thread.join()
 
     @torch.inference_mode()
     def _run(self) -> None:
         while True:
-            # With nothing under way, wait.
-            waits = not self._running
             try:
-                while (order := self._inbox.get(block=waits)) is not None:
-                    waits = False
-                    self._obey(order)
+                # With nothing under way, wait.
+                while order := self._orders.get(block=not self._running):
+                    order()
                 return
             except Empty:
                 pass
@@ -90,41 +69,39 @@ class Engine:
                 tokens = self._decoder.step()
             except Exception as error:
                 # Out of memory, say: those under way are told, and those that come are answered.
-                for request in self._running.values():
-                    request.emit(error)
-                self._running, self._decoder = {}, Decoder(self.loaded.model, self._choose)
+                for _, emit in self._running.values():
+                    emit(error)
+                self._running, self._decoder = {}, Decoder(self.model, self._choose)
                 continue
             for row, token, over in tokens:
-                self._running[row].emit(token)
+                emit = self._running[row][1]
+                emit(token)
                 if over:
-                    self._running.pop(row).emit(None)
+                    del self._running[row]
+                    emit(None)
 
-    def _obey(self, order: Request | int) -> None:
-        if isinstance(order, int):
-            self._decoder.remove(order)
-            self._running.pop(order, None)
-        elif order.choose is None:
-            self._generate(order)
-        else:
-            self._running[order.row] = order
-            self._decoder.add(order.row, order.prompt, order.settings.max_new_tokens, order.ends)
+    def _add(
+        self, row: int, prompt: list[int], settings: Any, ends: frozenset[int], choose: Any, _: Any, emit: Emit
+    ) -> None:
+        self._running[row] = choose, emit
+        self._decoder.add(row, prompt, settings.max_new_tokens, ends)
 
-    def _generate(self, request: Request) -> None:
+    def _generate(self, _: int, prompt: list[int], settings: Any, ends: Any, __: Any, seed: Any, emit: Emit) -> None:
         try:
-            with torch.random.fork_rng(enabled=request.random is not None):
-                if request.random is not None:
-                    torch.manual_seed(request.random.initial_seed())
-                found, _ = generate_tokens(self.loaded.model, self.loaded.tokenizer, [request.prompt], request.settings)
+            with torch.random.fork_rng(enabled=seed is not None):
+                if seed is not None:
+                    torch.manual_seed(seed)
+                tokens = generate_tokens(self.model, self.tokenizer, [prompt], settings)[0][0]
         except Exception as error:
-            return request.emit(error)
-        for token in found[0]:
-            request.emit(token)
-            if token in request.ends:
-                break
-        request.emit(None)
+            return emit(error)
+        closed = next((place for place, token in enumerate(tokens, 1) if token in ends), None)
+        for token in [*tokens[:closed], None]:
+            emit(token)
+
+    def _remove(self, row: int) -> None:
+        self._decoder.remove(row)
+        self._running.pop(row, None)
 
     def _choose(self, scores: torch.Tensor, rows: list[int], places: list[int]) -> list[int]:
-        return [
-            self._running[row].choose(scores[index : index + 1], [0], [place])[0]
-            for index, (row, place) in enumerate(zip(rows, places, strict=True))
-        ]
+        turns = zip(scores.split(1), rows, places, strict=True)
+        return [self._running[row][0](score, [0], [place])[0] for score, row, place in turns]

@@ -10,18 +10,16 @@ import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
-import torch
 from pydantic import ValidationError
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
+from starlette.endpoints import HTTPEndpoint
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
-from starlette.requests import Request as HttpRequest
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
 
 from gptft.errors import UserError
 from gptft.models.classes import SETTINGS
@@ -29,188 +27,161 @@ from gptft.models.generation import generation_settings, prompt_positions
 from gptft.models.loading import LoadedModel
 from gptft.models.templates import render_prompt
 from gptft.serving.bodies import Body, ChatBody, CompletionBody
-from gptft.serving.engine import Engine, Request
+from gptft.serving.engine import Engine
 from gptft.tasks.completion import plain_ids
 from gptft.tasks.dialogue import prompt_ids
 
 
-@dataclass(frozen=True)
-class Limits:
-    """What a client may ask for."""
-
-    prompt_tokens: int | None = None
-    """None: as many as the model has positions for."""
-    new_tokens: int | None = None
-    """None: likewise."""
-    request_bytes: int = 2**20
-    requests: int = 64
-    """Answers under way."""
-
-
-class ApiError(Exception):
-    """What a client is told in OpenAI's error shape."""
+class ApiError(HTTPException):
+    """What a client is told, in OpenAI's shape."""
 
     def __init__(self, status: int, message: str, code: str | None = None, param: str | None = None) -> None:
-        super().__init__(message)
-        kind = {401: "authentication_error", 429: "rate_limit_error", 500: "server_error"}
-        self.status = status
-        self.content = {
-            "error": {
-                "message": message,
-                "type": kind.get(status, "invalid_request_error"),
-                "param": param,
-                "code": code,
-            }
-        }
-
-    def response(self) -> Response:
-        """The error as a response."""
-        headers = {401: {"WWW-Authenticate": "Bearer"}, 429: {"Retry-After": "1"}}
-        return JSONResponse(self.content, self.status, headers.get(self.status))
+        super().__init__(status, message, {401: {"WWW-Authenticate": "Bearer"}, 429: {"Retry-After": "1"}}.get(status))
+        self.code, self.param = code, param
 
 
-def make_app(loaded: LoadedModel, name: str, limits: Limits | None = None, api_key: str | None = None) -> Starlette:
-    """Make the ASGI application that serves a model under a name; with a key, only to those who send it."""
-    server = _Server(loaded, name, limits or Limits(), api_key)
-
-    @asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        yield
-        server.engine.close()
-
-    async def failed(request: HttpRequest, error: Exception) -> Response:
-        if isinstance(error, HTTPException):
-            error = ApiError(error.status_code, f"{request.method} {request.url.path}: {error.detail}")
-        return (error if isinstance(error, ApiError) else ApiError(500, "The server failed.")).response()
-
-    app = Starlette(
-        routes=[
-            Route("/health", server.health),
-            Route("/v1/models", server.models),
-            Route("/v1/models/{name:path}", server.models),
-            Route("/v1/chat/completions", _Endpoint(server, ChatBody), methods=["POST"]),
-            Route("/v1/completions", _Endpoint(server, CompletionBody), methods=["POST"]),
-        ],
-        exception_handlers={ApiError: failed, HTTPException: failed, Exception: failed},
-        lifespan=lifespan,
+def _error(error: Exception) -> dict[str, Any]:
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    kind = {401: "authentication_error", 429: "rate_limit_error"}.get(
+        status, "server_error" if status >= 500 else "invalid_request_error"
     )
-    app.state.batches = server.engine.can_batch()
-    return app
+    message = error.detail if isinstance(error, HTTPException) else f"The server failed: {type(error).__name__}"
+    fields = {name: getattr(error, name, None) for name in ("param", "code")}
+    return {"error": {"message": message, "type": kind, **fields}}
 
 
-class _Server:
-    """What the endpoints share."""
+async def _refuse(request: Request, error: Exception) -> Response:
+    status = getattr(error, "status_code", 500)
+    return JSONResponse(_error(error), status, getattr(error, "headers", None))
 
-    def __init__(self, loaded: LoadedModel, name: str, limits: Limits, api_key: str | None) -> None:
-        self.loaded, self.name, self.limits, self.api_key = loaded, name, limits, api_key
-        self.engine, self.active, self.created = Engine(loaded), 0, int(time.time())
-        # A tokenizer is used by one thread at a time.
+
+@dataclass
+class Server:
+    """A model that is served under a name, and what clients may ask of it. With a key, only those who send it may."""
+
+    loaded: LoadedModel
+    name: str
+    api_key: str | None = None
+    max_prompt_tokens: int | None = None
+    max_new_tokens: int | None = None
+    """None: as many as the model has positions for."""
+    max_request_bytes: int = 2**20
+    max_requests: int = 64
+
+    def __post_init__(self) -> None:
+        self.engine, self.active, self.created = Engine(self.loaded), 0, int(time.time())
+        # A tokenizer is for one thread at a time.
         self.preparing = asyncio.Lock()
 
-    def authorize(self, request: HttpRequest) -> None:
-        given = request.headers.get("Authorization", "").removeprefix("Bearer ")
-        if self.api_key and not hmac.compare_digest(given.encode(), self.api_key.encode()):
+    def app(self) -> Starlette:
+        """The ASGI application; at its shutdown the server is closed."""
+
+        @asynccontextmanager
+        async def lifespan(app: Starlette) -> AsyncIterator[None]:
+            yield
+            self.engine.close()
+
+        routes = [
+            Route("/health", self._health),
+            Route("/v1/models", self._models),
+            Route("/v1/models/{name:path}", self._models),
+            Route("/v1/chat/completions", ChatCompletion, methods=["POST"]),
+            Route("/v1/completions", Completion, methods=["POST"]),
+        ]
+        handlers: Any = {HTTPException: _refuse, Exception: _refuse}
+        app = Starlette(routes=routes, exception_handlers=handlers, lifespan=lifespan)
+        app.state.server = self
+        return app
+
+    def admit(self, request: Request) -> None:
+        """Refuse those without the key."""
+        given = request.headers.get("Authorization", "").removeprefix("Bearer ").encode("latin-1")
+        if self.api_key and not hmac.compare_digest(given, self.api_key.encode()):
             raise ApiError(
-                401, "The API key is missing or wrong: send it as `Authorization: Bearer KEY`.", "invalid_api_key"
+                401, "The key is missing or wrong: send it as `Authorization: Bearer KEY`.", "invalid_api_key"
             )
 
     def check_name(self, name: str | None) -> None:
+        """Refuse what is not the model's name; none is taken for it."""
         if name not in (None, self.name):
-            raise ApiError(
-                404, f"There is no model {name!r} here; this server has {self.name!r}.", "model_not_found", "model"
-            )
+            raise ApiError(404, f"There is no model {name!r} here, but {self.name!r}.", "model_not_found", "model")
 
-    async def health(self, request: HttpRequest) -> Response:
-        return JSONResponse({"status": "ok", "model": self.name, "requests": self.active})
+    async def _health(self, request: Request) -> Response:
+        return JSONResponse({"status": "ok", "requests": self.active})
 
-    async def models(self, request: HttpRequest) -> Response:
-        self.authorize(request)
+    async def _models(self, request: Request) -> Response:
+        self.admit(request)
+        self.check_name(request.path_params.get("name"))
         model = {"id": self.name, "object": "model", "created": self.created, "owned_by": "gptft"}
-        if "name" in request.path_params:
-            self.check_name(request.path_params["name"])
-            return JSONResponse(model)
-        return JSONResponse({"object": "list", "data": [model]})
+        return JSONResponse(model if request.path_params else {"object": "list", "data": [model]})
 
-    def prepare(self, body: Body, request: Request) -> Request:
-        """Turn what a client asks for into what the engine answers."""
+    def prepare(self, body: Body) -> tuple[list[int], Any]:
+        """The prompt and the GenerationConfig of what a client asks for."""
         model, tokenizer, positions = self.loaded.model, self.loaded.tokenizer, self.loaded.positions
-        asked = (body.max_completion_tokens if isinstance(body, ChatBody) else None) or body.max_tokens
-        most = min(self.limits.new_tokens or positions, positions - 1)
+        name = "max_completion_tokens" if getattr(body, "max_completion_tokens", None) else "max_tokens"
+        asked, changes = getattr(body, name), body.generation()
+        most = min(self.max_new_tokens or positions, positions - 1)
         if asked and asked > most:
-            raise ApiError(400, f"max_tokens is {asked:,}; at most {most:,} are given here.", param="max_tokens")
-        changes = body.generation()
-        usual = generation_settings(model, changes).max_new_tokens
-        request.settings = generation_settings(model, {**changes, "max_new_tokens": asked or min(usual, most)})
-        room = min(prompt_positions(model, request.settings), self.limits.prompt_tokens or positions)
+            raise ApiError(400, f"{name} is {asked:,}; at most {most:,} are given here.", param=name)
+        usual = min(generation_settings(model, changes).max_new_tokens, most)
+        settings = generation_settings(model, {**changes, "max_new_tokens": asked or usual})
+        room = min(prompt_positions(model, settings), self.max_prompt_tokens or positions)
         if isinstance(body, ChatBody):
             if getattr(model.config, SETTINGS, {}).get("task") == "completion":
-                raise ApiError(400, f"{self.name} was trained to complete texts, not to talk: use /v1/completions.")
+                raise ApiError(400, f"{self.name} completes texts and was not trained to talk: use /v1/completions.")
             turns = [message.turn() for message in body.messages]
-            request.prompt = prompt_ids(tokenizer, turns, room)
-            # At the limit it may have lost words; without the older turns, which may go, it must fit.
-            newest = [*turns[:1], turns[-1]] if len(turns) > 1 and turns[0]["role"] == "system" else turns[-1:]
-            length = len(render_prompt(tokenizer, newest)) if len(request.prompt) == room else 0
+            prompt = prompt_ids(tokenizer, turns, room)
+            # Older turns go where there is no room; a newest message that was cut is refused.
+            newest = [turn for turn in turns[:1] if turn["role"] == "system" and len(turns) > 1] + turns[-1:]
+            length = len(render_prompt(tokenizer, newest)) if len(prompt) == room else 0
         else:
-            assert isinstance(body, CompletionBody)
-            request.prompt = plain_ids(tokenizer, [body.prompt])[0]
-            length = len(request.prompt)
+            prompt = plain_ids(tokenizer, [getattr(body, "prompt")])[0]  # noqa: B009
+            length = len(prompt)
         if length > room:
-            raise ApiError(
-                400,
-                f"The prompt is too long: {length:,} tokens; {room:,} fit beside an answer of up to "
-                f"{request.settings.max_new_tokens:,}.",
-                "context_length_exceeded",
-                "messages" if isinstance(body, ChatBody) else "prompt",
-            )
-        if body.seed is not None:
-            request.random = torch.Generator().manual_seed(body.seed)
-        return self.engine.prepare(request)
+            beside = f"{room:,} fit beside an answer of up to {settings.max_new_tokens:,}"
+            raise ApiError(400, f"The prompt is too long: {length:,} tokens; {beside}.", "context_length_exceeded")
+        return prompt, settings
 
 
-class _Endpoint:
-    """An endpoint that answers; an ASGI application, so that it knows when the response is over, however it ends."""
+class Completion(HTTPEndpoint):
+    """POST /v1/completions: one request and its answer."""
 
-    def __init__(self, server: _Server, kind: type[Body]) -> None:
-        self.server, self.kind = server, kind
+    kind: ClassVar[type[Body]] = CompletionBody
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        server, http = self.server, HttpRequest(scope, receive)
-        server.authorize(http)
-        if server.active >= server.limits.requests:
-            raise ApiError(429, f"{server.active} requests are being answered; try again soon.", "too_many_requests")
-        server.active += 1
-        loop, tokens = asyncio.get_running_loop(), asyncio.Queue[int | Exception | None]()
-
-        def emit(token: int | Exception | None) -> None:
-            # A loop that is closed has no clients either.
-            with suppress(RuntimeError):
-                loop.call_soon_threadsafe(tokens.put_nowait, token)
-
-        request = Request([], None, emit)
+    async def dispatch(self) -> None:
+        """Answer. What the request holds is given back when its response is over, however that ends."""
+        request = Request(self.scope, self.receive)
+        self.server: Server = request.app.state.server
+        self.server.admit(request)
+        if self.server.active >= self.server.max_requests:
+            raise ApiError(429, f"{self.server.active} requests are being answered; try again soon.")
+        self.server.active += 1
+        self.row, self.count, self.finish = -1, 0, "length"
+        self.tokens: asyncio.Queue[int | Exception | None] = asyncio.Queue()
+        self.loop = asyncio.get_running_loop()
         try:
-            body = await self._read(http)
-            server.check_name(body.model)
-            try:
-                async with server.preparing:
-                    await run_in_threadpool(server.prepare, body, request)
-            except UserError as error:
-                raise ApiError(400, str(error)) from error
-            server.engine.begin(request)
-            answer = _Answer(server, body, request, tokens)
-            if body.stream:
-                response: Response = StreamingResponse(answer.events(), media_type="text/event-stream")
+            self.body = await self._read(request)
+            self.server.check_name(self.body.model)
+            async with self.server.preparing:
+                await run_in_threadpool(self._begin)
+            chat = isinstance(self.body, ChatBody)
+            self.head = {"id": f"{'chatcmpl' if chat else 'cmpl'}-{uuid.uuid4().hex}", "created": int(time.time())}
+            if self.body.stream:
+                response: Response = StreamingResponse(self._events(chat), media_type="text/event-stream")
             else:
-                response = JSONResponse(await answer.whole(http))
-            await response(scope, receive, send)
+                response = JSONResponse(await self._whole(chat, request))
+            await response(self.scope, self.receive, self.send)
+        except UserError as error:
+            raise ApiError(400, str(error)) from error
         except ClientDisconnect:
             pass
         finally:
-            server.active -= 1
-            server.engine.leave(request)
+            self.server.active -= 1
+            self.server.engine.leave(self.row)
 
-    async def _read(self, http: HttpRequest) -> Body:
-        most, data = self.server.limits.request_bytes, bytearray()
-        async for chunk in http.stream():
+    async def _read(self, request: Request) -> Body:
+        most, data = self.server.max_request_bytes, bytearray()
+        async for chunk in request.stream():
             data += chunk
             if len(data) > most:
                 raise ApiError(413, f"The request is larger than the {most:,} bytes that are read here.")
@@ -221,28 +192,28 @@ class _Endpoint:
             message = "; ".join(f"{where}: {what}" if where else what for where, what in found[:8])
             raise ApiError(400, message, param=found[0][0] or None) from error
 
+    def _begin(self) -> None:
+        def emit(token: int | Exception | None) -> None:
+            # A loop that is closed has no clients either.
+            with suppress(RuntimeError):
+                self.loop.call_soon_threadsafe(self.tokens.put_nowait, token)
 
-class _Answer:
-    """An answer as its tokens come, in the shapes of OpenAI's API."""
+        self.prompt, settings = self.server.prepare(self.body)
+        self.row, self.ends = self.server.engine.begin(self.prompt, settings, self.body.seed, emit)
 
-    def __init__(self, server: _Server, body: Body, request: Request, tokens: asyncio.Queue[Any]) -> None:
-        self.server, self.body, self.request, self.tokens = server, body, request, tokens
-        self.chat, self.count, self.finish = isinstance(body, ChatBody), 0, "length"
-        self.head = {"id": f"{'chatcmpl' if self.chat else 'cmpl'}-{uuid.uuid4().hex}", "created": int(time.time())}
-
-    async def pieces(self) -> AsyncIterator[str]:
-        """The text, piece by piece, up to the first stop string; what may become one is held back."""
-        ids, sent, stops = [], "", self.body.stops()
-        while True:
+    async def _pieces(self, chat: bool) -> AsyncIterator[str]:
+        """The text as it comes, up to the first stop string; what may become one is held back."""
+        ids, sent, over = [], "", False
+        stops = [self.body.stop] if isinstance(self.body.stop, str) else self.body.stop
+        while not over:
             token = await self.tokens.get()
             if isinstance(token, Exception):
-                raise ApiError(500, f"The model failed: {type(token).__name__}")
+                raise token
             over = token is None
-            if token in self.request.ends:
-                self.finish = "stop"
-            elif token is not None:
+            if token is not None:
+                self.count += 1
                 ids.append(token)
-            self.count += not over
+                self.finish = "stop" if token in self.ends else "length"
             text = self.server.loaded.tokenizer.decode(ids, skip_special_tokens=True)
             found = [place for stop in stops if (place := text.find(stop)) >= 0]
             if found:
@@ -251,48 +222,49 @@ class _Answer:
                 held = max((n for stop in stops for n in range(1, len(stop)) if text.endswith(stop[:n])), default=0)
                 # A character may take several tokens.
                 text = text[: len(text) - held].rstrip("\ufffd")
-            if self.chat:
-                text = text.strip()
+            text = text.strip() if chat else text
             if len(text) > len(sent):
                 yield text[len(sent) :]
                 sent = text
-            if over:
-                return
 
-    async def whole(self, http: HttpRequest) -> dict[str, Any]:
-        """The answer as one object."""
+    async def _whole(self, chat: bool, request: Request) -> dict[str, Any]:
         text = ""
-        async for piece in self.pieces():
+        async for piece in self._pieces(chat):
             text += piece
-            if await http.is_disconnected():
+            if await request.is_disconnected():
                 raise ClientDisconnect
-        said = {"message": {"role": "assistant", "content": text}} if self.chat else {"text": text}
-        return self._object("", [self._choice(said, self.finish)]) | {"usage": self._usage()}
+        choice = {"message": {"role": "assistant", "content": text}} if chat else {"text": text}
+        return self._object("chat.completion" if chat else "text_completion", choice, self.finish) | self._usage()
 
-    async def events(self) -> AsyncIterator[str]:
-        """The answer as server-sent events."""
+    async def _events(self, chat: bool) -> AsyncIterator[str]:
+        def event(said: dict[str, Any], finish: str | None = None, **more: Any) -> str:
+            kind, choice = ("chat.completion.chunk", {"delta": said}) if chat else ("text_completion", said)
+            return f"data: {json.dumps(self._object(kind, choice, finish) | more)}\n\n"
+
         try:
-            if self.chat:
-                yield self._event([self._choice({"delta": {"role": "assistant", "content": ""}})])
-            async for piece in self.pieces():
-                yield self._event([self._choice({"delta": {"content": piece}} if self.chat else {"text": piece})])
-            yield self._event([self._choice({"delta": {}} if self.chat else {"text": ""}, self.finish)])
-            if self.body.stream_options.include_usage:
-                yield self._event([], usage=self._usage())
+            if chat:
+                yield event({"role": "assistant", "content": ""})
+            async for piece in self._pieces(chat):
+                yield event({"content" if chat else "text": piece})
+            yield event({} if chat else {"text": ""}, self.finish)
+            if self.body.stream_options.get("include_usage"):
+                yield event({}, choices=[], **self._usage())
             yield "data: [DONE]\n\n"
-        except ApiError as error:
-            yield f"data: {json.dumps(error.content)}\n\n"
+        except Exception as error:
+            # The status is sent already.
+            yield f"data: {json.dumps(_error(error))}\n\n"
 
-    def _event(self, choices: list[dict[str, Any]], **more: Any) -> str:
-        return f"data: {json.dumps(self._object('.chunk', choices) | more)}\n\n"
-
-    def _choice(self, said: dict[str, Any], finish: str | None = None) -> dict[str, Any]:
-        return {"index": 0, **said, "logprobs": None, "finish_reason": finish}
-
-    def _object(self, suffix: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
-        kind = f"chat.completion{suffix}" if self.chat else "text_completion"
+    def _object(self, kind: str, choice: dict[str, Any], finish: str | None) -> dict[str, Any]:
+        choices = [{"index": 0, **choice, "logprobs": None, "finish_reason": finish}]
         return {**self.head, "object": kind, "model": self.server.name, "choices": choices}
 
-    def _usage(self) -> dict[str, int]:
-        prompt = len(self.request.prompt)
-        return {"prompt_tokens": prompt, "completion_tokens": self.count, "total_tokens": prompt + self.count}
+    def _usage(self) -> dict[str, Any]:
+        prompt = len(self.prompt)
+        usage = {"prompt_tokens": prompt, "completion_tokens": self.count, "total_tokens": prompt + self.count}
+        return {"usage": usage}
+
+
+class ChatCompletion(Completion):
+    """POST /v1/chat/completions."""
+
+    kind = ChatBody
