@@ -31,7 +31,7 @@ def serve(
         int | None, typer.Option(min=1, help="Longest prompt; else what the model has positions for.")
     ] = None,
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Longest answer; else likewise.")] = None,
-    max_request_bytes: Annotated[int, typer.Option(min=1, help="Largest request.")] = 2**20,
+    max_request_bytes: Annotated[int, typer.Option(min=1, help="Largest request.")] = 2**18,
     max_requests: Annotated[int, typer.Option(min=1, help="Most requests answered at once; more get 429.")] = 64,
     engine: Annotated[Literal["gptft", "vllm"], typer.Option(help="vllm: hand over to `vllm serve`.")] = "gptft",
 ) -> None:

@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+Text = Annotated[str, Field(min_length=1)]
+
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -17,23 +19,17 @@ class _Strict(BaseModel):
         return {key: item for key, item in value.items() if item is not None} if isinstance(value, dict) else value
 
 
-class Part(_Strict):
-    """A part of a message; a model for text reads only text."""
-
-    type: Literal["text"]
-    text: str
-
-
 class ChatMessage(_Strict):
-    """A turn of the conversation."""
+    """A turn of the conversation; a model for text reads only text."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[Part] = ""
+    content: str | list[dict[Literal["type", "text"], str]] = ""
 
     def turn(self) -> dict[str, str]:
         """The turn as the chat template takes it."""
-        text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
-        return {"role": "system" if self.role == "developer" else self.role, "content": text}
+        parts = self.content if isinstance(self.content, list) else [{"text": self.content}]
+        role = "system" if self.role == "developer" else self.role
+        return {"role": role, "content": "".join(part.get("text", "") for part in parts)}
 
 
 class Body(_Strict):
@@ -45,7 +41,7 @@ class Body(_Strict):
     top_p: float | None = Field(None, gt=0, le=1)
     top_k: int | None = Field(None, ge=1)
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
-    stop: Annotated[str, Field(min_length=1)] | list[Annotated[str, Field(min_length=1)]] = Field([], max_length=256)
+    stop: Text | Annotated[list[Text], Field(max_length=16)] = []
     stream: bool = False
     stream_options: dict[Literal["include_usage"], bool] = {}
     user: str = ""
@@ -56,10 +52,10 @@ class Body(_Strict):
 
     def generation(self) -> dict[str, Any]:
         """The fields as those of GenerationConfig. A temperature above 0 samples, and so does top_p or top_k alone."""
-        names = ("temperature", "top_p", "top_k")
+        asked = {name: getattr(self, name) for name in ("temperature", "top_p", "top_k")}
         if self.temperature == 0:
-            return {"do_sample": False, **dict.fromkeys(names)}
-        asked = {name: value for name in names if (value := getattr(self, name)) is not None}
+            return {"do_sample": False, **dict.fromkeys(asked)}
+        asked = {name: value for name, value in asked.items() if value is not None}
         return {**asked, "do_sample": True, "num_beams": 1} if asked else {}
 
 
@@ -73,4 +69,4 @@ class ChatBody(Body):
 class CompletionBody(Body):
     """POST /v1/completions."""
 
-    prompt: str = Field(min_length=1)
+    prompt: Text

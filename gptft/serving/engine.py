@@ -1,12 +1,11 @@
-"""Answers to requests that come at any time: one thread steps a `Decoder`, which reads all under way at once."""
+"""Answers to requests that come at any time. All work on the model is done in one thread, in steps that serve all."""
 
 from __future__ import annotations
 
-import itertools
-import threading
+import asyncio
 from collections.abc import Callable
-from functools import partial
-from queue import Empty, SimpleQueue
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -15,8 +14,19 @@ from gptft.models.decoding import Decoder, keeps_to_masks
 from gptft.models.generation import generate_tokens, generation_settings, token_choice
 from gptft.models.loading import LoadedModel
 
-Emit = Callable[[int | Exception | None], None]
-"""Called in the engine's thread with each token of an answer, then with None; or with what failed."""
+
+@dataclass(eq=False)
+class Answer:
+    """What is asked, and the answer's tokens as they come; then None, or what failed."""
+
+    prompt: list[int]
+    settings: Any
+    """A GenerationConfig."""
+    seed: int | None = None
+    tokens: asyncio.Queue[int | Exception | None] = field(default_factory=asyncio.Queue)
+    ends: frozenset[int] = frozenset()
+    """Tokens that close it."""
+    choose: Any = None
 
 
 class Engine:
@@ -32,76 +42,64 @@ class Engine:
         settings = generation_settings(self.model, {})
         self.batches = self.keeps_to_masks and token_choice(self.model, self.tokenizer, settings, 1)[1] is not None
         """Whether requests that change no settings are answered together."""
-        self._rows, self._orders = itertools.count(), SimpleQueue[Callable[[], None] | None]()
-        self._running: dict[int, tuple[Any, Emit]] = {}
-        self._decoder = Decoder(self.model, self._choose)
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
+        self._answers, self._decoder = dict[int, Answer](), Decoder(self.model, self._choose)
+        self._thread, self._stepping = ThreadPoolExecutor(1), None
 
-    def begin(self, prompt: list[int], settings: Any, seed: int | None, emit: Emit) -> tuple[int, frozenset[int]]:
-        """Answer a prompt by a GenerationConfig; gives a number for `leave`, and the tokens that close an answer."""
-        random = None if seed is None else torch.Generator().manual_seed(seed)
-        ends, choose = token_choice(self.model, self.tokenizer, settings, 1, random)
-        row, method = next(self._rows), self._add if choose and self.keeps_to_masks else self._generate
-        self._orders.put(partial(method, row, prompt, settings, ends, choose, seed, emit))
-        return row, ends
+    async def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call a function in the model's thread, between two steps; the tokenizer, too, is for one thread only."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
 
-    def leave(self, row: int) -> None:
-        """Nobody waits for the rest of an answer, if there is one."""
-        self._orders.put(partial(self._remove, row))
+    async def begin(self, answer: Answer) -> None:
+        """Answer from now on."""
+        for token in await self.run(self._begin, answer):
+            answer.tokens.put_nowait(token)
+        if self._stepping is None or self._stepping.done():
+            self._stepping = asyncio.create_task(self._steps())
+
+    def leave(self, answer: Answer) -> None:
+        """Nobody waits for the rest of the answer, if there is one."""
+        self._thread.submit(self._remove, answer)
 
     def close(self) -> None:
-        """End the thread, and with it all answers."""
-        self._orders.put(None)
-        self._thread.join()
+        """End the thread."""
+        self._thread.shutdown(cancel_futures=True)
+
+    async def _steps(self) -> None:
+        while self._answers:
+            for answer, token in await self.run(self._step):
+                answer.tokens.put_nowait(token)
 
     @torch.inference_mode()
-    def _run(self) -> None:
-        while True:
-            try:
-                # With nothing under way, wait.
-                while order := self._orders.get(block=not self._running):
-                    order()
-                return
-            except Empty:
-                pass
-            try:
-                tokens = self._decoder.step()
-            except Exception as error:
-                # Out of memory, say: those under way are told, and those that come are answered.
-                for _, emit in self._running.values():
-                    emit(error)
-                self._running, self._decoder = {}, Decoder(self.model, self._choose)
-                continue
-            for row, token, over in tokens:
-                emit = self._running[row][1]
-                emit(token)
-                if over:
-                    del self._running[row]
-                    emit(None)
+    def _begin(self, answer: Answer) -> list[int | None]:
+        model, tokenizer, settings = self.model, self.tokenizer, answer.settings
+        random = None if answer.seed is None else torch.Generator().manual_seed(answer.seed)
+        answer.ends, answer.choose = token_choice(model, tokenizer, settings, 1, random)
+        if answer.choose and self.keeps_to_masks:
+            self._answers[id(answer)] = answer
+            self._decoder.add(id(answer), answer.prompt, settings.max_new_tokens, answer.ends)
+            return []
+        with torch.random.fork_rng(enabled=random is not None):
+            if answer.seed is not None:
+                torch.manual_seed(answer.seed)
+            tokens = generate_tokens(model, tokenizer, [answer.prompt], settings)[0][0]
+        return [*tokens[: next((place for place, token in enumerate(tokens, 1) if token in answer.ends), None)], None]
 
-    def _add(
-        self, row: int, prompt: list[int], settings: Any, ends: frozenset[int], choose: Any, _: Any, emit: Emit
-    ) -> None:
-        self._running[row] = choose, emit
-        self._decoder.add(row, prompt, settings.max_new_tokens, ends)
-
-    def _generate(self, _: int, prompt: list[int], settings: Any, ends: Any, __: Any, seed: Any, emit: Emit) -> None:
+    @torch.inference_mode()
+    def _step(self) -> list[tuple[Answer, int | Exception | None]]:
         try:
-            with torch.random.fork_rng(enabled=seed is not None):
-                if seed is not None:
-                    torch.manual_seed(seed)
-                tokens = generate_tokens(self.model, self.tokenizer, [prompt], settings)[0][0]
+            tokens = self._decoder.step()
         except Exception as error:
-            return emit(error)
-        closed = next((place for place, token in enumerate(tokens, 1) if token in ends), None)
-        for token in [*tokens[:closed], None]:
-            emit(token)
+            # Out of memory, say: those under way are told, and those that come are answered.
+            failed, self._answers = self._answers, {}
+            self._decoder = Decoder(self.model, self._choose)
+            return [(answer, error) for answer in failed.values()]
+        emitted: list[tuple[Answer, int | Exception | None]] = [(self._answers[row], token) for row, token, _ in tokens]
+        return emitted + [(self._answers.pop(row), None) for row, _, over in tokens if over]
 
-    def _remove(self, row: int) -> None:
-        self._decoder.remove(row)
-        self._running.pop(row, None)
+    def _remove(self, answer: Answer) -> None:
+        self._decoder.remove(id(answer))
+        self._answers.pop(id(answer), None)
 
     def _choose(self, scores: torch.Tensor, rows: list[int], places: list[int]) -> list[int]:
         turns = zip(scores.split(1), rows, places, strict=True)
-        return [self._running[row][0](score, [0], [place])[0] for score, row, place in turns]
+        return [self._answers[row].choose(score, [0], [place])[0] for score, row, place in turns]
