@@ -168,11 +168,11 @@ def test_other_models_answer_as_with_generate(tokenizer, name):
 
 def test_prompts_come_and_go_between_steps(tokenizer, lanes, monkeypatch):
     monkeypatch.setattr(decoding, "STEP_TOKENS", 24)
-    prompts, draw = conversations(tokenizer)[:30], random.Random(0)
+    model, prompts, draw = shop_assistant(), conversations(tokenizer)[:30], random.Random(0)
     answers: dict[int, list[int]] = {}
     left = set(range(0, 30, 5))
     with torch.inference_mode():
-        decoder = decoding.Decoder(shop_assistant(), best)
+        decoder = decoding.Decoder(model, best)
         waiting = list(range(30))
         while waiting or decoder.requests:
             for _ in range(min(draw.randrange(4), len(waiting))):

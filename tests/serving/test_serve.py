@@ -120,9 +120,9 @@ def test_vllm_takes_over_where_it_is_installed(base_folder, tmp_path, monkeypatc
     options = ["--served-model-name", "bot", "--host", "127.0.0.1", "--port", "9"]
     assert words[1:] == ["serve", str(base_folder), *options]
     assert variables["VLLM_API_KEY"] == "sesame" and "sesame" not in result.message
-    (base_folder / "adapter_config.json").write_text("{}")
-    try:
-        result = in_process(*arguments)
-    finally:
-        (base_folder / "adapter_config.json").unlink()
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        (adapter / name).write_text("{}")
+    result = in_process("serve", adapter, "--engine", "vllm")
     assert result.code == 2 and "Merge it first" in result.message
