@@ -134,12 +134,12 @@ def test_a_stream_is_the_answer_in_pieces(client):
 
 def test_a_stop_string_ends_the_answer_and_is_not_in_it(client):
     whole = said(client, asked())
-    stop = whole[3:5]
+    stop = whole[5:7]
     cut = ask(client, asked(), stop=["unheard of", stop])
     assert cut.choices[0].message.content == whole[: whole.index(stop)].strip() != whole
     assert cut.choices[0].finish_reason == "stop"
     # What may become a stop string is held back, and comes when it does not.
-    for stops in (stop, whole[3] + "#", whole[-1] + "#"):
+    for stops in (stop, whole[5] + "#", whole[-1] + "#"):
         chunks = ask(client, asked(), stop=stops, stream=True)
         streamed = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
         assert streamed == (cut.choices[0].message.content if stops == stop else whole)
@@ -263,9 +263,13 @@ def test_more_requests_than_allowed_get_429(client, serving, monkeypatch):
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_client_that_leaves_is_not_answered_any_more(client, serving, loaded, stream):
     server, port = serving
-    body = {"messages": asked(), "stream": stream, **LONG}
+    long = next(
+        seed for seed in range(99) if ask(client, asked(), **LONG | {"seed": seed}).usage.completion_tokens > 40
+    )
+    body = {"messages": asked(), "stream": stream, **LONG, "seed": long}
+    steps: list[float] = []
     # Slow enough to be left.
-    hook = loaded.model.register_forward_hook(lambda *_: time.sleep(0.02))
+    hook = loaded.model.register_forward_hook(lambda *_: steps.append(time.sleep(0.05)))
     try:
         connection = http.client.HTTPConnection("127.0.0.1", port)
         connection.request("POST", "/v1/chat/completions", json.dumps(body), {"Authorization": f"Bearer {KEY}"})
@@ -275,9 +279,8 @@ def test_a_client_that_leaves_is_not_answered_any_more(client, serving, loaded, 
             connection.getresponse().fp.readline()
         connection.sock.close()
         connection.close()
-        begun = time.monotonic()
         assert is_idle(server)
-        assert time.monotonic() - begun < 1
+        assert len(steps) < 20
     finally:
         hook.remove()
     assert said(client, asked())
