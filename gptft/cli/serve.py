@@ -54,6 +54,8 @@ def serve(
     try:
         # Taken before the model is loaded.
         listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+        # Else the body of an answer waits for the client to have confirmed the head, 40 ms; connections inherit it.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     except OSError as error:
         raise UserError(f"Cannot listen at {host}, port {port} ({error.strerror}): give another --port.") from error
     title, loaded = load_target(target)

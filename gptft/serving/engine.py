@@ -14,9 +14,6 @@ from gptft.models.decoding import Decoder, keeps_to_masks
 from gptft.models.generation import generate_tokens, generation_settings, token_choice
 from gptft.models.loading import LoadedModel
 
-LANES = 2
-"""Prompts come to one lane or the other, and a step computes as many places in all: few lanes leave few empty."""
-
 
 @dataclass(eq=False)
 class Answer:
@@ -45,7 +42,8 @@ class Engine:
         settings = generation_settings(self.model, {})
         self.batches = self.keeps_to_masks and token_choice(self.model, self.tokenizer, settings, 1)[1] is not None
         """Whether requests that change no settings are answered together."""
-        self._answers, self._decoder = dict[int, Answer](), Decoder(self.model, self._choose, LANES)
+        # With prompts of any length at any time, more lanes would be filled unequally.
+        self._answers, self._decoder = dict[int, Answer](), Decoder(self.model, self._choose, lanes=1)
         self._thread, self._stepping = ThreadPoolExecutor(1), None
 
     async def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -94,7 +92,7 @@ class Engine:
         except Exception as error:
             # Out of memory, say: those under way are told, and those that come are answered.
             failed, self._answers = self._answers, {}
-            self._decoder = Decoder(self.model, self._choose, LANES)
+            self._decoder = Decoder(self.model, self._choose, lanes=1)
             return [(answer, error) for answer in failed.values()]
         emitted: list[tuple[Answer, int | Exception | None]] = [(self._answers[row], token) for row, token, _ in tokens]
         return emitted + [(self._answers.pop(row), None) for row, _, over in tokens if over]

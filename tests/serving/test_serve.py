@@ -64,6 +64,8 @@ def test_the_model_is_called_by_its_folder_and_stays_on_this_machine(base_folder
     assert (server.name, server.api_key, server.max_new_tokens, server.max_requests) == (base_folder.name, None, 9, 3)
     assert server.max_prompt_tokens is None and server.max_request_bytes == 2**18
     assert "other machines" not in result.message
+    with socket.create_connection(sockets[0].getsockname()), sockets[0].accept()[0] as accepted:
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_another_host_is_said_aloud(base_folder, quiet_start):
