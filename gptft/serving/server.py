@@ -145,24 +145,24 @@ class Completion(HTTPEndpoint):
         request = Request(self.scope, self.receive)
         self.server: Server = request.app.state.server
         self.server.check(request)
-        if self.server.active >= self.server.max_requests:
-            raise ApiError(429, f"{self.server.active} requests are being answered; try again soon.")
-        self.server.active += 1
         try:
             body = await self._read(request)
             self.server.check_name(body.model)
-            self.answer: Answer = await self.server.engine.run(self.server.answer, body)
+            if self.server.active >= self.server.max_requests:
+                raise ApiError(429, f"{self.server.active} requests are being answered; try again soon.")
+            self.server.active += 1
+            self.answer = Answer([], None)
             try:
+                self.answer = await self.server.engine.run(self.server.answer, body)
                 await self.server.engine.begin(self.answer)
                 await (await self._response(request, body))(self.scope, self.receive, self.send)
             finally:
+                self.server.active -= 1
                 self.server.engine.leave(self.answer)
         except UserError as error:
             raise ApiError(400, str(error)) from error
         except ClientDisconnect:
             pass
-        finally:
-            self.server.active -= 1
 
     async def _read(self, request: Request) -> Body:
         most, data = self.server.max_request_bytes, bytearray()

@@ -260,6 +260,17 @@ def test_more_requests_than_allowed_get_429(client, serving, monkeypatch):
         said(client, asked())
 
 
+def test_a_client_that_leaves_while_it_asks_is_no_failure(serving, capfd):
+    with socket.create_connection(("127.0.0.1", serving[1])) as connection:
+        head = (
+            f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\nContent-Length: 99\r\n\r\n{{"
+        )
+        connection.sendall(head.encode())
+    assert is_idle(serving[0])
+    assert post(serving[1], "/v1/completions", "{")[0] == 400
+    assert capfd.readouterr() == ("", "")
+
+
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_client_that_leaves_is_not_answered_any_more(client, serving, loaded, stream):
     server, port = serving
