@@ -10,7 +10,18 @@ import sys
 from rich.console import Console
 from rich.markup import escape
 
-from gptft.cli import ask, check, export, inspect, look, score, share, sweep, train  # noqa: F401 - each adds its commands
+from gptft.cli import (  # noqa: F401 - each adds its commands
+    ask,
+    check,
+    export,
+    inspect,
+    look,
+    score,
+    serve,
+    share,
+    sweep,
+    train,
+)
 from gptft.cli.app import app
 from gptft.errors import GptftError
 

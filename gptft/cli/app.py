@@ -26,6 +26,7 @@ ORDER = (
     "chat",
     "predict",
     "next",
+    "serve",
     "push",
     "pull",
     "export",

@@ -57,7 +57,7 @@ class _Place:
 
 
 class _LaneLayer(CacheLayerMixin):
-    """Keys and values (lanes, heads, columns, head size) of a layer, written in place."""
+    """Keys and values (lanes, heads, columns, head size) of a layer, written in place; steps may use fewer lanes."""
 
     def __init__(self, place: _Place) -> None:
         super().__init__()
@@ -77,13 +77,14 @@ class _LaneLayer(CacheLayerMixin):
         place = self.place
         if place.seen > self.keys.shape[2]:
             self.keys, self.values = self._longer(self.keys), self._longer(self.values)
-        lanes = torch.arange(place.lanes, device=self.device)[:, None]
+        count = len(key_states)
+        lanes = torch.arange(count, device=self.device)[:, None]
         for kept, states in ((self.keys, key_states), (self.values, value_states)):
             # What is masked is still multiplied, by zero, so it must be a number.
             kept[:, :, self.seen : place.seen] = 0
             kept[lanes, :, place.columns] = states.transpose(1, 2)
         self.seen = max(self.seen, place.seen)
-        return self.keys[:, :, : place.seen], self.values[:, :, : place.seen]
+        return self.keys[:count, :, : place.seen], self.values[:count, :, : place.seen]
 
     def _longer(self, kept: Tensor) -> Tensor:
         """With room for more than is asked for: memory is taken when it is written to, copies leave holes in it."""
@@ -317,6 +318,102 @@ class _Reader:
         return max(CACHE_BYTES, weights // 2) // sum(states[:, :, 0].nbytes for states in states)
 
 
+class Token(NamedTuple):
+    """What a step adds to an answer."""
+
+    row: int
+    token: int
+    over: bool
+    """Whether the answer ends with it."""
+
+
+class _Request(NamedTuple):
+    prompt: int
+    """Tokens of the prompt."""
+    limit: int
+    ends: frozenset[int]
+
+
+class Decoder:
+    """Answers under way, with prompts that come and go between the steps.
+
+    Args:
+        model: a causal language model for which `keeps_to_masks` holds, not in training mode.
+        choose: the next tokens from their scores.
+        lanes: most lanes to use (default: `LANES`).
+    """
+
+    def __init__(self, model: Any, choose: Choose, lanes: int | None = None) -> None:
+        self.choose, self.lanes = choose, [_Lane() for _ in range(lanes or LANES)]
+        self.reader = _Reader(model, len(self.lanes))
+        self.requests: dict[int, _Request] = {}
+        self.waiting: deque[_Stream] = deque()
+        # How many columns there may be is known once something is read, how long answers get once one has ended.
+        self.columns, self.ended, self.length = sys.maxsize, 0, 0
+
+    def add(self, row: int, prompt: Sequence[int], limit: int, ends: frozenset[int]) -> None:
+        """Begin an answer of at most `limit` tokens to a prompt; `row` is a number that no answer under way has."""
+        self.requests[row] = _Request(len(prompt), limit, ends)
+        lane = min(self.lanes, key=lambda lane: len(lane.used) + lane.waiting())
+        lane.prompts.append(_Stream(list(prompt), 0, ends={len(prompt): [row]}))
+
+    def remove(self, row: int) -> None:
+        """Give up an answer that was begun by `add`, if it is under way."""
+        if not self.requests.pop(row, None):
+            return
+        for lane in self.lanes:
+            for stream in [*lane.answers, *lane.prompts]:
+                if stream.row == row or [row] in stream.ends.values():
+                    (lane.prompts if stream.row is None else lane.answers).remove(stream)
+                    stream.tokens = []
+                    lane.leave(stream)
+
+    def step(self) -> list[Token]:
+        """Read once more: the next tokens of answers; maybe none yet, where prompts are long.
+
+        Without anything to read (`requests` is empty) there are none.
+        """
+        for lane in self.lanes:
+            while self.waiting and lane.waiting() < STEP_TOKENS // len(self.lanes):
+                lane.prompts.append(self.waiting.popleft())
+        lanes = self.lanes[: max((number for number, lane in enumerate(self.lanes, 1) if lane.waiting()), default=0)]
+        if not lanes:
+            return []
+        reserve = self.length / self.ended / 2 if self.ended else 0
+        step, turns = _lay_out(lanes, [lane.take(STEP_TOKENS // len(lanes), self.columns, reserve) for lane in lanes])
+        logits = self.reader(step)
+        if self.columns == sys.maxsize:
+            self.columns = self.reader.most_columns()
+        if not turns:
+            return []
+        if len(turns) > len(logits):
+            logits = logits[[turn.prediction for turn in turns]]
+        # An answer's stream begins where its prompt ends, and has then read what it consists of so far.
+        places = [
+            turn.stream.position - self.requests[turn.row].prompt if turn.stream.row is not None else 0
+            for turn in turns
+        ]
+        tokens = self.choose(logits, [turn.row for turn in turns], places)
+        # All answers begin before any ends, so that what they follow stays.
+        streams = [_answer(turn, self.requests[turn.row].prompt) for turn in turns]
+        return [
+            self._grow(turn, stream, token, place + 1)
+            for turn, stream, token, place in zip(turns, streams, tokens, places, strict=True)
+        ]
+
+    def _grow(self, turn: _Turn, stream: _Stream, token: int, length: int) -> Token:
+        request = self.requests[turn.row]
+        over = token in request.ends or length == request.limit
+        if over:
+            del self.requests[turn.row]
+            turn.lane.answers.remove(stream)
+            turn.lane.leave(stream)
+            self.ended, self.length = self.ended + 1, self.length + length
+        else:
+            stream.tokens = [token]
+        return Token(turn.row, token, over)
+
+
 def decode(
     model: Any,
     prompts: Sequence[Sequence[int]],
@@ -328,7 +425,7 @@ def decode(
     """Generate an answer to each prompt.
 
     Args:
-        model: a causal language model for which `keeps_to_masks` holds, not in training mode.
+        model: as for `Decoder`.
         prompts: token ids, none of them empty.
         limits: most tokens of each answer, at least 1.
         ends: tokens that close an answer.
@@ -339,44 +436,18 @@ def decode(
         The tokens of each answer, the one that closed it included.
     """
     answers: list[list[int]] = [[] for _ in prompts]
-    waiting = deque(sorted(_trees(prompts), key=_size, reverse=True))
-    if not waiting:
-        return answers
-    lanes = [_Lane() for _ in range(min(LANES, len(waiting)))]
-    reader, places = _Reader(model, len(lanes)), STEP_TOKENS // len(lanes)
-    # How many columns there may be is known once something is read, how long answers get once one has ended.
-    columns, ended, length = sys.maxsize, 0, 0
-    while True:
-        for lane in lanes:
-            while waiting and lane.waiting() < places:
-                lane.prompts.append(waiting.popleft())
-        taken = [lane.take(places, columns, length / ended / 2 if ended else 0) for lane in lanes]
-        if not any(taken):
-            return answers
-        step, turns = _lay_out(lanes, taken)
-        logits = reader(step)
-        if columns == sys.maxsize:
-            columns = reader.most_columns()
-        if not turns:
-            continue
-        if len(turns) > len(logits):
-            logits = logits[[turn.prediction for turn in turns]]
-        tokens = choose(logits, [turn.row for turn in turns], [len(answers[turn.row]) for turn in turns])
-        # All answers begin before any ends, so that what they follow stays.
-        streams = [_answer(turn, len(prompts[turn.row])) for turn in turns]
-        over = 0
-        for turn, stream, token in zip(turns, streams, tokens, strict=True):
-            answer = answers[turn.row]
-            answer.append(token)
-            if token in ends or len(answer) == limits[turn.row]:
-                turn.lane.answers.remove(stream)
-                turn.lane.leave(stream)
-                over, length = over + 1, length + len(answer)
-            else:
-                stream.tokens = [token]
-        if over:
-            ended += over
+    trees = sorted(_trees(prompts), key=_size, reverse=True)
+    decoder = Decoder(model, choose, min(LANES, len(trees)))
+    decoder.waiting.extend(trees)
+    pairs = zip(prompts, limits, strict=True)
+    decoder.requests = {row: _Request(len(prompt), limit, ends) for row, (prompt, limit) in enumerate(pairs)}
+    while decoder.requests:
+        tokens = decoder.step()
+        for row, token, _ in tokens:
+            answers[row].append(token)
+        if over := sum(token.over for token in tokens):
             advance(over)
+    return answers
 
 
 @torch.no_grad()

@@ -136,7 +136,7 @@ def generate_tokens(
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
-        ends, choose = _method(model, tokenizer, settings, len(prompts))
+        ends, choose = token_choice(model, tokenizer, settings, len(prompts))
         limits = limits or [settings.max_new_tokens] * len(prompts)
         cast = _cast(model, dtype)
         if choose and all(prompts) and keeps_to_masks(cast):
@@ -147,7 +147,9 @@ def generate_tokens(
             module.training = True
 
 
-def _method(model: Any, tokenizer: Any, settings: Any, rows: int) -> tuple[frozenset[int], Any]:
+def token_choice(
+    model: Any, tokenizer: Any, settings: Any, rows: int, random: torch.Generator | None = None
+) -> tuple[frozenset[int], Any]:
     """The tokens that close an answer, and how `decode` chooses tokens; None where only `generate` can."""
     from transformers.generation import EosTokenCriteria, GenerationMode, MaxLengthCriteria
 
@@ -184,7 +186,7 @@ def _method(model: Any, tokenizer: Any, settings: Any, rows: int) -> tuple[froze
     )
     if not simple:
         return ends, None
-    draws = torch.rand(rows, settings.max_new_tokens) if merged.do_sample else None
+    draws = torch.rand(rows, settings.max_new_tokens, generator=random) if merged.do_sample else None
 
     def choose(scores: Tensor, numbers: list[int], places: list[int]) -> list[int]:
         if prepared["processors"]:

@@ -164,3 +164,30 @@ def test_other_models_answer_as_with_generate(tokenizer, name):
     for tokens, ids in zip(generated, prompts, strict=True):
         expected = by_generate(model, ids)
         assert tokens[: len(expected)] == expected
+
+
+def test_prompts_come_and_go_between_steps(tokenizer, lanes, monkeypatch):
+    monkeypatch.setattr(decoding, "STEP_TOKENS", 24)
+    model, prompts, draw = shop_assistant(), conversations(tokenizer)[:30], random.Random(0)
+    answers: dict[int, list[int]] = {}
+    left = set(range(0, 30, 5))
+    with torch.inference_mode():
+        decoder = decoding.Decoder(model, best)
+        waiting = list(range(30))
+        while waiting or decoder.requests:
+            for _ in range(min(draw.randrange(4), len(waiting))):
+                row = waiting.pop()
+                answers[row] = []
+                decoder.add(row, prompts[row], LIMIT, frozenset([END]))
+            for row, token, _ in decoder.step():
+                answers[row].append(token)
+            for row in left & answers.keys():
+                # Some before their prompt is read, some in the middle of the answer, some after its end.
+                if draw.random() < 0.4:
+                    decoder.remove(row)
+                    left.remove(row)
+                    answers.pop(row)
+    for row, tokens in answers.items():
+        assert tokens == of_the_shop(tuple(prompts[row]))
+    assert len(answers) < 30 and all(lane.used == {0} and not lane.prompts for lane in lanes)
+    assert decoder.step() == []
