@@ -214,7 +214,7 @@ def _run(trial: Trial, load: Any, watch: Any, console: Console) -> None:
     run = Run(RUNS / trial.user_attrs.get("run", "none"))
     tell = partial(trial.study.tell, trial)
     try:
-        resume = run.recipe_file.is_file() and run.checkpoint(remove_incomplete=False) is not None
+        resume = run.recipe_file.is_file() and run.checkpoint() is not None
         if run.recipe_file.is_file() and not resume and run.state != "finished":
             remove_runs([run.folder.name])  # killed before its first checkpoint
         if run.state != "finished":

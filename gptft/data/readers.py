@@ -15,7 +15,6 @@ from typing import Any
 
 from gptft.recipe.sources import TEXT_SUFFIXES, data_suffix
 
-
 LONGEST_LINE = 2**26
 """Bytes of a line, and characters of a field of CSV: what is longer is no row of text, and would fill the memory."""
 LARGEST_DOCUMENT = 2**30
@@ -44,7 +43,7 @@ def read_file(path: Path) -> Rows:
         return
     try:
         # Lines of a GzipFile itself are found by Python, ten times slower.
-        raw: Any = gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb", buffering=0)
+        raw: Any = gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb", buffering=0)  # noqa: SIM115 - closed with the reader around it
         with BufferedReader(raw) as file:
             head = file.peek(4096).removeprefix(b"\xef\xbb\xbf")
             if suffix in TEXT_SUFFIXES:
