@@ -60,7 +60,7 @@ def test_overrides_and_no_fallback_reach_the_recipe(tmp_path, monkeypatch):
     seen = []
 
     class Stopped:
-        manifest = {"state": "stopped"}  # noqa: RUF012
+        manifest = {"state": "stopped", "stopped_by": 2}  # noqa: RUF012
 
     def finetune(recipe, resume):
         seen.append((recipe, resume))
