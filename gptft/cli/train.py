@@ -28,15 +28,27 @@ def finetune(
     no_fallback: Annotated[
         bool, typer.Option("--no-fallback", help="Fail when the base cannot be had, in place of using the starter.")
     ] = False,
+    launch: Annotated[
+        str | None,
+        typer.Option(help="Train in several processes: how many on this machine, or a file of `accelerate config`."),
+    ] = None,
 ) -> None:
     """Fine-tune what a recipe says; the result is a folder in runs/."""
     from gptft.recipe import load_recipe
 
     changes = [*(overrides or []), *(["model.fallback=null"] if no_fallback else [])]
     loaded = load_recipe(recipe / "recipe.yaml" if (recipe / "recipe.yaml").is_file() else recipe, changes)
+    from gptft.training.processes import launch as run_launcher
+    from gptft.training.processes import rank
+
+    if launch:
+        flags = [*(["--resume"] if resume else []), *(["--no-fallback"] if no_fallback else [])]
+        run_launcher(launch, ["finetune", str(recipe), *(overrides or []), *flags])
     from gptft.training.finetune import finetune as run_finetune
 
     run = run_finetune(loaded, resume=resume)
+    if rank() > 0:
+        return
     if run.manifest["state"] == "stopped":
         raise typer.Exit(128 + run.manifest["stopped_by"])
     has_held_out = loaded.data.test is not None or loaded.data.validation is not None

@@ -174,13 +174,14 @@ def load_for_training(
     return loaded
 
 
-def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
+def save_model(model: Any, tokenizer: Any, folder: Path, weights: dict[str, Any] | None = None) -> None:
     """Save as safetensors with tokenizer, chat template and generation settings: transformers alone can load it.
 
-    `folder` must exist; the caller makes it appear at once (`files.folder_written_atomically`).
+    `weights` are the model's where they lie spread over several processes. `folder` must exist; the caller makes it
+    appear at once (`files.folder_written_atomically`).
     """
     model.config.use_cache = True
-    model.save_pretrained(folder)
+    model.save_pretrained(folder, **({} if weights is None else {"state_dict": weights}))
     # Of an adapter, PEFT saves the weights alone.
     if model.can_generate():
         model.generation_config.save_pretrained(folder)

@@ -12,6 +12,7 @@ from rich.console import Console
 from gptft.metrics.predictions import Predictions, score_values
 from gptft.models.generation import generate_answers, generation_settings, prompt_positions
 from gptft.tasks import Prompt, Task
+from gptft.training.processes import gathered, rank, world_size
 
 
 def sample_prompts(prompts: Sequence[Prompt], count: int | None) -> list[Prompt]:
@@ -49,8 +50,8 @@ class AnswerScores:
         try:
             with torch.random.fork_rng():
                 torch.manual_seed(0)
-                ids = [prompt.input_ids for prompt in prompts]
-                answers = generate_answers(model, self.tokenizer, ids, settings, self.dtype)
+                own = [prompt.input_ids for prompt in prompts[rank() :: world_size()]]
+                answers = gathered(generate_answers(model, self.tokenizer, own, settings, self.dtype) if own else [])
         finally:
             model.train(was_training)
         shown = self.evaluations % len(prompts)

@@ -26,6 +26,8 @@ DEFAULTS: dict[str, Any] = {
     "logging_first_step": True,
     # A loss that is not a number ends up in the log as such, not left out of the mean.
     "logging_nan_inf_filter": False,
+    # All weights take part in each step; to look for those that do not costs time.
+    "ddp_find_unused_parameters": False,
     # gptft shows progress itself.
     "disable_tqdm": True,
 }
@@ -81,12 +83,14 @@ def training_arguments(recipe: Recipe, run: Path, has_validation: bool) -> Train
         get_reporting_integration_callbacks(arguments.report_to)  # which refuses a name that it does not know
     except (ValueError, TypeError, ImportError) as error:
         raise UserError(f"training: {error}") from error
-    if arguments.world_size > 1:
-        raise UserError("gptft trains in one process so far; start it without a launcher (torchrun, accelerate launch)")
     if arguments.n_gpu > 1:
         raise UserError(
-            f"gptft trains on one GPU so far, and {arguments.n_gpu} are visible: choose one by CUDA_VISIBLE_DEVICES=0"
+            f"{arguments.n_gpu} GPUs are visible to one process. Train on all of them: --launch {arguments.n_gpu}; or "
+            "choose one: CUDA_VISIBLE_DEVICES=0"
         )
+    if arguments.world_size > 1 and recipe.training.get("per_device_train_batch_size") == AUTO:
+        raise UserError("training.per_device_train_batch_size: auto measures one process; with several give a number")
+    return arguments
     return arguments
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,32 @@ from gptft.models.logits import IGNORED
 STEPS_SORTED_TOGETHER = 16
 """Rows of so many steps are drawn at random, then sorted by length: enough to waste little on padding, and few enough
 that a step still mixes."""
+BLANK = -1
+"""The number of a row that teaches nothing."""
+
+
+class WithBlank(torch.utils.data.Dataset[dict[str, Any]]):
+    """Encoded rows, and at `BLANK` the first of them marked as `blank`."""
+
+    def __init__(self, rows: Any) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.rows[index] if index != BLANK else {**self.rows[0], "blank": True}
+
+
+def collate_with_blank(
+    collate: Callable[[list[dict[str, Any]]], dict[str, Any]], rows: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """Collate; a batch of a blank row has `blank`, and nothing of it is counted."""
+    batch = collate(rows)
+    if "blank" in rows[0]:
+        counted = "shift_labels" if "shift_labels" in batch else "labels"
+        batch |= {counted: torch.full_like(batch[counted], IGNORED), "token_count": 0, "blank": True}
+    return batch
 
 
 class LengthGroupedBatches(BatchSampler):
@@ -29,6 +55,9 @@ class LengthGroupedBatches(BatchSampler):
         seed: of the order.
         strategy: `group_by_length`, `random` (rows of any lengths share a batch) or `sequential` (the rows' own order
             in every epoch).
+        processes: how many share each step's batches.
+        rank: which of them this is. Where a step has no batch for it, it gets one of `BLANK` alone, which a collator
+            makes a row that teaches nothing: all have as many batches.
 
     Raises:
         ValueError: another strategy.
@@ -41,12 +70,16 @@ class LengthGroupedBatches(BatchSampler):
         batches_per_step: int,
         seed: int,
         strategy: str = "group_by_length",
+        processes: int = 1,
+        rank: int = 0,
     ) -> None:
         if strategy not in ("group_by_length", "random", "sequential"):
             raise ValueError(f"no such order of rows: {strategy}")
         self.lengths = torch.tensor(lengths)
         self.batch_size = batch_size
-        self.step_size = batch_size * batches_per_step
+        self.step_size = batch_size * batches_per_step * processes
+        self.processes = processes
+        self.rank = rank
         self.seed = seed
         self.strategy = strategy
         self.epoch = 0
@@ -59,12 +92,19 @@ class LengthGroupedBatches(BatchSampler):
     def __len__(self) -> int:
         """Batches in an epoch."""
         full, rest = divmod(len(self.lengths), self.step_size)
-        return full * (self.step_size // self.batch_size) + -(-rest // self.batch_size)
+        together = self.batch_size * self.processes
+        return full * (self.step_size // together) + -(-rest // together)
 
     def __iter__(self) -> Iterator[list[int]]:
         """The batches of the epoch; its last step is the short one, as the Trainer expects."""
+        for step in self._steps():
+            batches = [batch.tolist() for batch in step.split(self.batch_size)]
+            batches += [[BLANK]] * (-len(batches) % self.processes)
+            yield from batches[self.rank :: self.processes]
+
+    def _steps(self) -> Iterator[torch.Tensor]:
         if self.strategy == "sequential":
-            yield from (batch.tolist() for batch in torch.arange(len(self.lengths)).split(self.batch_size))
+            yield from torch.arange(len(self.lengths)).split(self.step_size)
             return
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
         order = torch.randperm(len(self.lengths), generator=generator)
@@ -77,9 +117,9 @@ class LengthGroupedBatches(BatchSampler):
                 rows = rows[torch.argsort(self.lengths[rows], descending=True, stable=True)]
             steps += rows.split(self.step_size)
         for index in torch.randperm(len(steps), generator=generator).tolist():
-            yield from (batch.tolist() for batch in steps[index].split(self.batch_size))
+            yield steps[index]
         if full < len(order):
-            yield from (batch.tolist() for batch in order[full:].split(self.batch_size))
+            yield order[full:]
 
 
 class Collator:

@@ -39,7 +39,7 @@ class CarefulTrainer(Trainer):
         self._keep, self.args.save_total_limit = self.args.save_total_limit, None
         self._losses: list[tuple[int, int, torch.Tensor]] = []
         self._first_loss: float | None = None
-        self._step, self._batches, self._seen = -1, list[Any](), 0
+        self._step, self._batches = -1, list[Any]()
 
     def _run_epoch(self, **options: Any) -> None:
         # The Trainer asks whether it is done after a step, never before: a resumed run may be done already.
@@ -54,14 +54,13 @@ class CarefulTrainer(Trainer):
             DivergedError: a loss is no number, or has exploded.
         """
         if self._step != self.state.global_step:
-            self._step, self._batches, self._seen = self.state.global_step, [], self.state.num_input_tokens_seen
+            self._step, self._batches = self.state.global_step, []
         self._batches.append(inputs)
         loss = self._learn(model, inputs, num_items_in_batch)
         while loss is None:
             # A backward pass that broke off has left a part of its gradients: the step begins anew.
             clear_device_cache()
             model.zero_grad()
-            self.state.num_input_tokens_seen = self._seen
             for batch in self._batches:
                 loss = self._learn(model, batch, num_items_in_batch)
                 if loss is None:
@@ -77,8 +76,6 @@ class CarefulTrainer(Trainer):
         rows, size, total = len(inputs["input_ids"]), self.state.train_batch_size or self._train_batch_size, None
         for start in range(0, rows, size):
             part = {k: v[start : start + size] if torch.is_tensor(v) else v for k, v in inputs.items()}
-            if start:
-                part["token_count"] = 0
             try:
                 loss = super().training_step(model, part, count)
             except RuntimeError as error:
@@ -131,14 +128,13 @@ class CarefulTrainer(Trainer):
     def _stop(self, what: str, step: int, batch: int | None = None) -> None:
         """Say so, with the rows of a step, or of one of its batches alone."""
         loader: Any = self.callback_handler.train_dataloader
-        sampler: Any = getattr(loader.batch_sampler, "batch_sampler", loader.batch_sampler)
-        a_step = self.args.gradient_accumulation_steps * self.args.world_size
+        sampler, a_step = loader.batch_sampler, self.args.gradient_accumulation_steps
         epoch, index = divmod(step - 1, math.ceil(len(sampler) / a_step))
         sampler.set_epoch(epoch)
         batches = list(sampler)[index * a_step : (index + 1) * a_step]
-        if batch is not None and self.args.world_size == 1:
+        if batch is not None:
             batches = [batches[batch]]
-        rows, dataset = [row for rows in batches for row in rows], self.train_dataset
+        rows, dataset = [row for rows in batches for row in rows if row >= 0], self.train_dataset
         named: Any = [dataset[row].get("origin") or f"row {row + 1}" for row in rows[:20]]  # type: ignore[index]
         more = f" and {len(rows) - 20} more" if len(rows) > 20 else ""
         raise DivergedError(

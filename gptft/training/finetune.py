@@ -19,6 +19,7 @@ from gptft.errors import GptftError, UserError
 from gptft.files import folder_written_atomically, write_text_atomically
 from gptft.recipe import Recipe, dump_recipe, load_recipe
 from gptft.runs.folder import RUNS, Run, new_run, resumable_run
+from gptft.training.processes import first_alone, from_first, join, rank, run_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -54,15 +55,22 @@ def finetune(
         GptftError: a failure underneath, such as a full disk; checkpoints already written stay.
     """
     with ExitStack() as held:
-        return _finetune(recipe, resume, runs, console or Console(stderr=True), held, watch)
+        return _finetune(recipe, resume, runs, console or Console(stderr=True, quiet=rank() > 0), held, watch)
 
 
 def _finetune(recipe: Recipe, resume: bool, runs: Path, console: Console, held: ExitStack, watch: Any) -> Run:
     started = time.perf_counter()
-    run = resumable_run(recipe.name, runs) if resume else None
-    if run:
+    join()
+
+    def found() -> tuple[Path, Path | None] | None:
+        run = resumable_run(recipe.name, runs) if resume else None
+        if not run:
+            return None
         _hold(run, held, console)
-    checkpoint = run.checkpoint(put_aside=partial(_warn, console)) if run else None
+        return run.folder, run.checkpoint(put_aside=partial(_warn, console))
+
+    folder, checkpoint = from_first(found) or (None, None)
+    run = run_of(folder) if folder else None
     if run:
         if not checkpoint:
             raise UserError(f"{run.folder} has no checkpoint left that is whole: start anew, without --resume.")
@@ -76,20 +84,26 @@ def _finetune(recipe: Recipe, resume: bool, runs: Path, console: Console, held: 
         quiet_libraries()
     from gptft.report import add_report
 
-    prepared = prepare(recipe, console, checkpoint)
-    _check(recipe, prepared, runs, console)
+    # What is encoded once is read from the cache by the others.
+    prepared = first_alone(lambda: prepare(recipe, console, checkpoint))
+    from_first(lambda: _check(recipe, prepared, runs, console))
     if run:
         _check_same_data(prepared, run)
     else:
-        run = new_run(recipe.name, runs)
-        write_text_atomically(run.recipe_file, dump_recipe(recipe))
-        _hold(run, held, console)
+
+        def begun() -> Path:
+            run = new_run(recipe.name, runs)
+            write_text_atomically(run.recipe_file, dump_recipe(recipe))
+            _hold(run, held, console)
+            return run.folder
+
+        run = run_of(from_first(begun))
     base = run.manifest.get("base", _base_facts(prepared.loaded))
     publishes = recipe.hub if recipe.hub and recipe.hub.strategy else None
     started_at = datetime.now(timezone.utc).isoformat()
     run.update_manifest(**prepared.facts, base=base, state="running", started=started_at)
     try:
-        if publishes:
+        if publishes and rank() == 0:
             from gptft.hub.training import check_ready
 
             check_ready(run, publishes)
@@ -101,6 +115,8 @@ def _finetune(recipe: Recipe, resume: bool, runs: Path, console: Console, held: 
         if isinstance(error, UserError) or not isinstance(error, Exception):
             raise
         raise failure from error
+    if rank() > 0:
+        return run
     run.update_manifest(seconds=round(time.perf_counter() - started, 1), state=state)
     add_report(run, console)
     if publishes and state == "finished":
@@ -312,11 +328,12 @@ def _train(recipe: Recipe, prepared: Prepared, run: Run, checkpoint: Path | None
 
     arguments = training_arguments(recipe, run.folder, prepared.validation is not None)
     display, stop = ProgressDisplay(console, run), StopWhenAsked()
-    callbacks = [display, stop, MarkResumable(run, partial(_warn, console)), *([watch(run)] if watch else [])]
+    callbacks: list[Any] = [display] if rank() == 0 else []
+    callbacks += [stop, MarkResumable(run, partial(_warn, console)), *([watch(run)] if watch else [])]
     if recipe.evaluation.early_stopping_patience:
         patience, threshold = recipe.evaluation.early_stopping_patience, recipe.evaluation.early_stopping_threshold
         callbacks.append(Patience(patience, threshold))
-    if recipe.hub and recipe.hub.strategy == "every_save":
+    if recipe.hub and recipe.hub.strategy == "every_save" and rank() == 0:
         from gptft.hub.training import PushEachSave
 
         callbacks.append(PushEachSave(run, recipe.hub, console))
@@ -335,7 +352,8 @@ def _train(recipe: Recipe, prepared: Prepared, run: Run, checkpoint: Path | None
     )
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
-    add_tracking(trainer, run)
+    if rank() == 0:
+        add_tracking(trainer, run)
     started = time.perf_counter()
     try:
         with stop.listening():
@@ -362,6 +380,11 @@ def _train(recipe: Recipe, prepared: Prepared, run: Run, checkpoint: Path | None
         )
         return "stopped"
     model: Any = trainer.model
+    # Where the weights are spread over the processes, all of them must give theirs.
+    spread = arguments.fsdp or arguments.deepspeed or trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
+    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped) if spread else None
+    if rank() > 0:
+        return "finished"
     if recipe.adapter:
         base = prepared.loaded.base
         with folder_written_atomically(run.adapter) as folder:
@@ -371,7 +394,7 @@ def _train(recipe: Recipe, prepared: Prepared, run: Run, checkpoint: Path | None
         # In float32: what Accelerate wraps around the forward would round the logits that are compared.
         model = merge_adapter(trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False))
     with folder_written_atomically(run.model) as folder:
-        save_model(model, prepared.loaded.tokenizer, folder)
+        save_model(model, prepared.loaded.tokenizer, folder, weights)
     run.set_latest()
     line = f"Trained on {facts['tokens_seen']:,} tokens in {duration(seconds)}. The model is in {run.model}."
     console.print(line, highlight=False, markup=False, soft_wrap=True)

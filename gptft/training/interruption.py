@@ -14,6 +14,7 @@ from transformers import EarlyStoppingCallback, TrainerCallback
 
 from gptft.runs.checkpoints import damage
 from gptft.runs.folder import Run
+from gptft.training.processes import highest
 
 
 class MarkResumable(TrainerCallback):
@@ -56,7 +57,8 @@ class StopWhenAsked(TrainerCallback):
         self.asked = 0
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
-        """Ask the Trainer to save and to stop."""
+        """Ask the Trainer to save and to stop; all processes do where one was asked."""
+        self.asked = highest(self.asked, args.device)
         # Where only the best is saved, the evaluation of this step decides about that: stop after the next.
         if self.asked and not (args.save_strategy == "best" and control.should_evaluate):
             control.should_save = True

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import time
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
+from accelerate.data_loader import prepare_data_loader
 from torch.utils.data import DataLoader
 
+from gptft.errors import UserError
 from gptft.models.kernels import keep_freed_memory, use_fast_kernels
 from gptft.models.precision import autocast
-from gptft.training.batching import LengthGroupedBatches
+from gptft.training.batching import LengthGroupedBatches, WithBlank, collate_with_blank
 from gptft.training.faults import CarefulTrainer
 from gptft.training.objectives import LanguageObjective, Objective
+from gptft.training.processes import summed
 
 
 class FineTuner(CarefulTrainer):
@@ -31,6 +37,8 @@ class FineTuner(CarefulTrainer):
             # Accelerate would turn all that the model gives into float32, twice the memory of the logits.
             args.mixed_precision = "no"
         super().__init__(processing_class=processing_class, data_collator=self.objective.collate, **options)
+        if os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true" and not self.is_fsdp_enabled:
+            raise UserError("FSDP: Accelerate spreads weights over GPUs only. On CPUs: --launch N")
         use_fast_kernels(self.model)
         if self.args.device.type == "cpu":
             keep_freed_memory()
@@ -48,11 +56,13 @@ class FineTuner(CarefulTrainer):
             args.gradient_accumulation_steps,
             args.data_seed if args.data_seed is not None else args.seed,
             strategy=args.train_sampling_strategy,
+            processes=args.world_size,
+            rank=args.process_index,
         )
         loader = DataLoader(
-            dataset,  # pyright: ignore[reportArgumentType]
+            WithBlank(dataset),
             batch_sampler=sampler,
-            collate_fn=self.data_collator,
+            collate_fn=partial(collate_with_blank, self.data_collator),
             num_workers=args.dataloader_num_workers,
             pin_memory=args.dataloader_pin_memory and torch.cuda.is_available(),
             persistent_workers=args.dataloader_persistent_workers,
@@ -60,7 +70,15 @@ class FineTuner(CarefulTrainer):
             multiprocessing_context=args.dataloader_multiprocessing_context,
             in_order=args.dataloader_in_order,
         )
-        return self.accelerator.prepare(loader)
+        # The sampler has shared out the batches already.
+        return prepare_data_loader(loader, args.device, num_processes=1, process_index=0, put_on_device=True)
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
+        """The batches of a step, whose real tokens are counted, and the number of its labels in all processes."""
+        batches, count = super().get_batch_samples(epoch_iterator, num_batches, device)
+        own = np.array(sum(batch.pop("token_count") for batch in batches))
+        self.state.num_input_tokens_seen += int(summed(own, self.args.device))
+        return batches, count
 
     def compute_loss(
         self,
@@ -70,8 +88,10 @@ class FineTuner(CarefulTrainer):
         num_items_in_batch: Any = None,
     ) -> torch.Tensor:
         """The batch's loss summed over its supervised tokens or labels, divided by those of the whole step."""
-        self.state.num_input_tokens_seen += inputs.pop("token_count")
-        return self.objective.loss_sum(model, inputs, self.args.label_smoothing_factor) / num_items_in_batch
+        # Gradients are averaged over processes, and so is the loss that is logged.
+        share = 0 if inputs.pop("blank", False) else self.args.world_size
+        loss = self.objective.loss_sum(model, inputs, self.args.label_smoothing_factor)
+        return loss * share / num_items_in_batch
 
     def autocast_smart_context_manager(self, cache_enabled: bool | None = True) -> AbstractContextManager[Any]:
         """The precision of a loss and of an evaluation, where Accelerate has not put it around the model."""

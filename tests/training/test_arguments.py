@@ -60,13 +60,16 @@ def test_early_stopping_keeps_the_model_of_the_lowest_loss_unless_told_otherwise
     assert chosen(load_best_model_at_end=False) == ("loss", False, False)
 
 
-@pytest.mark.parametrize(("count", "message"), [("world_size", "without a launcher"), ("n_gpu", "2 are visible")])
-def test_one_process_with_one_gpu(write_recipe, tmp_path, monkeypatch, count, message):
+@pytest.mark.parametrize(
+    ("count", "training", "message"),
+    [("world_size", {"per_device_train_batch_size": "auto"}, "give a number"), ("n_gpu", {}, "--launch 2")],
+)
+def test_several_processes_and_several_gpus(write_recipe, tmp_path, monkeypatch, count, training, message):
     from transformers import TrainingArguments
 
     monkeypatch.setattr(TrainingArguments, count, property(lambda arguments: 2))
     with pytest.raises(UserError, match=message):
-        training_arguments(write_recipe(), tmp_path, False)
+        training_arguments(write_recipe(training=training), tmp_path, False)
 
 
 def test_nothing_to_evaluate_on_at_the_start(write_recipe, tmp_path):
