@@ -19,7 +19,7 @@ from gptft.errors import GptftError, UserError
 from gptft.files import folder_written_atomically, write_text_atomically
 from gptft.recipe import Recipe, dump_recipe, load_recipe
 from gptft.runs.folder import RUNS, Run, new_run, resumable_run
-from gptft.training.processes import first_alone, from_first, join, rank, run_of
+from gptft.training.processes import first_alone, from_first, join, rank, run_of, spreads_weights
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -327,6 +327,10 @@ def _train(recipe: Recipe, prepared: Prepared, run: Run, checkpoint: Path | None
     from gptft.training.trainer import FineTuner
 
     arguments = training_arguments(recipe, run.folder, prepared.validation is not None)
+    if recipe.adapter and spreads_weights(arguments):
+        raise UserError("An adapter is trained with all weights in each process: launch without FSDP and DeepSpeed.")
+    if recipe.evaluation.during_training and spreads_weights(arguments):
+        raise UserError("evaluation.during_training: answers are not generated while weights are spread (FSDP, ZeRO).")
     display, stop = ProgressDisplay(console, run), StopWhenAsked()
     callbacks: list[Any] = [display] if rank() == 0 else []
     callbacks += [stop, MarkResumable(run, partial(_warn, console)), *([watch(run)] if watch else [])]
@@ -381,8 +385,7 @@ def _train(recipe: Recipe, prepared: Prepared, run: Run, checkpoint: Path | None
         return "stopped"
     model: Any = trainer.model
     # Where the weights are spread over the processes, all of them must give theirs.
-    spread = arguments.fsdp or arguments.deepspeed or trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
-    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped) if spread else None
+    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped) if spreads_weights(arguments) else None
     if rank() > 0:
         return "finished"
     if recipe.adapter:

@@ -103,6 +103,12 @@ class ReadRun(Run):
         """Likewise."""
 
 
+def spreads_weights(arguments: Any) -> bool:
+    """Whether FSDP or DeepSpeed was asked for, in the TrainingArguments or of accelerate's launcher."""
+    asked = [os.environ.get(f"ACCELERATE_USE_{name}", "").lower() == "true" for name in ("FSDP", "DEEPSPEED")]
+    return bool(arguments.fsdp or arguments.deepspeed or any(asked))
+
+
 def run_of(folder: Path) -> Run:
     """The run in this process."""
     return Run(folder) if rank() == 0 else ReadRun(folder)

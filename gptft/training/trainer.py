@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -19,7 +18,7 @@ from gptft.models.precision import autocast
 from gptft.training.batching import LengthGroupedBatches, WithBlank, collate_with_blank
 from gptft.training.faults import CarefulTrainer
 from gptft.training.objectives import LanguageObjective, Objective
-from gptft.training.processes import summed
+from gptft.training.processes import spreads_weights, summed
 
 
 class FineTuner(CarefulTrainer):
@@ -32,13 +31,13 @@ class FineTuner(CarefulTrainer):
     def __init__(self, *, processing_class: Any, objective: Objective | None = None, **options: Any) -> None:
         self.objective: Objective = objective or LanguageObjective(processing_class.pad_token_id)
         args = options["args"]
-        self.own_precision = args.bf16 and not (args.fsdp or args.deepspeed)
+        self.own_precision = args.bf16 and not spreads_weights(args)
         if self.own_precision:
             # Accelerate would turn all that the model gives into float32, twice the memory of the logits.
             args.mixed_precision = "no"
         super().__init__(processing_class=processing_class, data_collator=self.objective.collate, **options)
-        if os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true" and not self.is_fsdp_enabled:
-            raise UserError("FSDP: Accelerate spreads weights over GPUs only. On CPUs: --launch N")
+        if spreads_weights(args) and not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            raise UserError("Accelerate spreads weights (FSDP, ZeRO) over GPUs only. On CPUs: --launch N")
         use_fast_kernels(self.model)
         if self.args.device.type == "cpu":
             keep_freed_memory()
