@@ -8,12 +8,21 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate.commands.config.config_args import load_config_from_file
 from commands import command, environment, in_process
 from safetensors.torch import load_file
 from tiny import DIALOGUES, NO_DROPOUT, make_model, make_tokenizer
 
 from gptft.runs import Run
 from gptft.training.batching import BLANK, LengthGroupedBatches
+
+OWN_PROFILES = {
+    "ddp": "MULTI_GPU",
+    "fsdp2": "FSDP",
+    "zero2": "DEEPSPEED",
+    "zero3": "DEEPSPEED",
+    "nodes": "MULTI_GPU",
+}
 
 
 def recipe(folder: Path, name: str, **sections) -> Path:
@@ -112,6 +121,12 @@ def test_what_cannot_be_launched(alone, how):
     result = in_process("finetune", alone / "one.yaml", f"--launch={how}")
     assert result.code == 2
     assert "accelerate config" in result.message
+
+
+def test_accelerate_reads_the_profiles_that_are_its_own():
+    profiles = Path(__file__).parents[2] / "docs" / "profiles"
+    found = {name: load_config_from_file(str(profiles / f"{name}.yaml")) for name in OWN_PROFILES}
+    assert {name: str(config.distributed_type.value) for name, config in found.items()} == OWN_PROFILES
 
 
 @pytest.mark.parametrize("strategy", ["group_by_length", "random", "sequential"])
