@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ from gptft.recipe.schema import CleaningSection, Recipe, Source, Task
 from gptft.recipe.sources import TEXT_SUFFIXES, SourceError, data_suffix, find_files
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from datasets import Dataset, Features
 
 
 @dataclass(frozen=True)
@@ -76,31 +77,16 @@ def prepare_source(source: Source, recipe: Recipe, key: str) -> Dataset:
     import datasets.exceptions
 
     shards = _find_shards(source, recipe, key)
-    columns, cleaning = {**recipe.data.columns, **source.columns}, recipe.data.cleaning
+    how = _how(source, recipe)
     # The code that prepares is part of the key: rows that other code prepared are never taken for this one's.
     code = [path.read_text("utf-8") for path in sorted(Path(__file__).parent.glob("*.py"))]
-    reader = TemplateReader.of(recipe, columns) if recipe.task in ("classification", "completion") else None
-    parts = [[shard.identity() for shard in shards], columns, recipe.task, cleaning.model_dump(), str(reader), code]
-    turn = {"role": datasets.Value("string"), "content": datasets.Value("string")}
-    strings = {name: datasets.Value("string") for name in ("text", "origin", "digest", "group", "exact", "problem")}
+    settings = [how["columns"], how["task"], how["cleaning"].model_dump(), str(how["reader"])]
+    parts = [[shard.identity() for shard in shards], *settings, code]
     try:
         return datasets.Dataset.from_generator(
             _prepared_rows,
-            features=datasets.Features(
-                {
-                    "messages": [turn],
-                    "targets": datasets.List(datasets.Value("string")),
-                    "found": datasets.Value("int8"),
-                    **strings,
-                }
-            ),
-            gen_kwargs={
-                "shards": shards,
-                "columns": columns,
-                "task": recipe.task,
-                "cleaning": cleaning,
-                "reader": reader,
-            },
+            features=prepared_features(),
+            gen_kwargs={"shards": shards, **how},
             fingerprint=hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32],
         )  # type: ignore[return-value]
     except (datasets.exceptions.DatasetGenerationError, OSError) as error:
@@ -110,18 +96,52 @@ def prepare_source(source: Source, recipe: Recipe, key: str) -> Dataset:
         ) from error
 
 
-def _find_shards(source: Source, recipe: Recipe, key: str) -> list[Shard]:
+def stream_source(
+    source: Source, recipe: Recipe, key: str, draw: random.Random | None = None
+) -> Iterator[dict[str, Any]]:
+    """The prepared rows of a source once, read as they are asked for; files in an order that `draw` gives.
+
+    Raises:
+        UserError: a row that cannot be used; and as `prepare_source`.
+    """
+    shards = _find_shards(source, recipe, key, streaming=True)
+    if draw:
+        draw.shuffle(shards)
+    for row in _prepared_rows(shards, **_how(source, recipe)):
+        if row["problem"]:
+            raise UserError(f"The data cannot be used:\n  {row['problem']}")
+        yield row
+
+
+def prepared_features() -> Features:
+    """The columns of prepared rows."""
+    import datasets
+
+    turn = {"role": datasets.Value("string"), "content": datasets.Value("string")}
+    strings = {name: datasets.Value("string") for name in ("text", "origin", "digest", "group", "exact", "problem")}
+    lists = {"messages": [turn], "targets": datasets.List(datasets.Value("string"))}
+    return datasets.Features({**lists, "found": datasets.Value("int8"), **strings})
+
+
+def _how(source: Source, recipe: Recipe) -> dict[str, Any]:
+    """How the rows of a source are read: the further arguments of `_prepared_rows`."""
+    columns = {**recipe.data.columns, **source.columns}
+    reader = TemplateReader.of(recipe, columns) if recipe.task in ("classification", "completion") else None
+    return {"columns": columns, "task": recipe.task, "cleaning": recipe.data.cleaning, "reader": reader}
+
+
+def _find_shards(source: Source, recipe: Recipe, key: str, streaming: bool = False) -> list[Shard]:
     try:
         files = find_files(source.path, recipe.folder)
     except SourceError as error:
         raise UserError(f"data.{key}: {source.path}: {error}") from error
     if files is None:
-        return [_from_hub(source, key)]
+        return [_from_hub(source, key, streaming)]
     base = os.path.commonpath([file.parent for file in files])
     return [Shard(str(file), file.relative_to(base).as_posix(), len(files) == 1) for file in files]
 
 
-def _from_hub(source: Source, key: str) -> Shard:
+def _from_hub(source: Source, key: str, streaming: bool = False) -> Shard:
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
     split = source.split or key
@@ -134,7 +154,7 @@ def _from_hub(source: Source, key: str) -> Shard:
         reason = str(error).partition("\n")[0]
         raise UserError(f"{neither} the Hub shows you no data set of that name: {reason}") from error
     try:
-        dataset = load_from_hub(source, split, offline=bool(unreachable))
+        dataset = load_from_hub(source, split, offline=bool(unreachable), streaming=streaming)
     except ValueError as error:  # such as a split or configuration that it does not have
         raise UserError(f"data.{key}: {source.path} on the Hub: {error}") from error
     except Exception as error:
@@ -147,8 +167,11 @@ def _from_hub(source: Source, key: str) -> Shard:
     return Shard(source.path, f"{source.path}/{split}", dataset=dataset)
 
 
-def load_from_hub(source: Source, split: str, offline: bool) -> Dataset:
-    """Load a split from the Hub, with `offline` from the cache alone; what `datasets` raises is passed on."""
+def load_from_hub(source: Source, split: str, offline: bool, streaming: bool = False) -> Dataset:
+    """Load a split from the Hub, with `offline` from the cache alone, with `streaming` row by row.
+
+    What `datasets` raises is passed on.
+    """
     import datasets
     import datasets.config
 
@@ -156,7 +179,8 @@ def load_from_hub(source: Source, split: str, offline: bool) -> Dataset:
     try:
         # Else `datasets` asks an absent Hub for half a minute before it looks into its cache.
         datasets.config.HF_HUB_OFFLINE = was_offline or offline
-        return datasets.load_dataset(f"hf://datasets/{source.path}", source.name, split=split, revision=source.revision)  # type: ignore[return-value]
+        options: dict[str, Any] = {"split": split, "revision": source.revision, "streaming": streaming}
+        return datasets.load_dataset(f"hf://datasets/{source.path}", source.name, **options)  # type: ignore[return-value]
     finally:
         datasets.config.HF_HUB_OFFLINE = was_offline
 

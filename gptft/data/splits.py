@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from gptft.data.cleaning import CONTROL_REMOVED, EMPTY, NFC_CHANGED
 from gptft.data.sources import prepare_source
+from gptft.data.streams import head_of
 from gptft.errors import UserError
 from gptft.recipe.schema import Recipe, Source
 
@@ -35,6 +36,8 @@ class SplitReport:
     kept: int = 0
     weighted: int = 0
     fingerprint: str = ""
+    streamed: bool = False
+    """Whether these are the first rows of a stream."""
     examples: dict[str, list[str]] = field(default_factory=dict)
     """File and line of the first rows that were empty, or had control characters."""
 
@@ -67,7 +70,8 @@ def _line(name: str, split: SplitReport) -> str:
     notes = [f"{count:,} {what}" for what, count in counted.items() if count]
     weighted = f", {split.weighted:,} by weight" if split.weighted != split.kept else ""
     details = f" ({', '.join(notes)})" if notes else ""
-    return f"{name}: {split.kept:,} of {split.read:,} rows{weighted} from {paths}{details}"
+    first = "the first " if split.streamed else ""
+    return f"{name}: {first}{split.kept:,} of {split.read:,} rows{weighted} from {paths}{details}"
 
 
 @dataclass
@@ -102,7 +106,10 @@ def load_splits(recipe: Recipe, splits: Sequence[str] = SPLIT_NAMES) -> Splits:
     report, problems = DataReport(), list[str]()
     pools: dict[str, list[Dataset]] = {}
     for name in dict.fromkeys("train" if name in shares else name for name in wanted):
-        pools[name] = [prepare_source(source, recipe, name) for source in given[name]]
+        if name == "train" and recipe.data.streaming:
+            pools[name] = [head_of(source, recipe, len(given[name])) for source in given[name]]
+        else:
+            pools[name] = [prepare_source(source, recipe, name) for source in given[name]]
         for part in pools[name]:
             problems += filter(None, _column(part, "problem"))
     if problems:
@@ -114,6 +121,7 @@ def load_splits(recipe: Recipe, splits: Sequence[str] = SPLIT_NAMES) -> Splits:
         report.splits[name], indices, kept[name] = _choose(
             pools[pool], given[pool], shares if pool == "train" else {}, recipe, name
         )
+        report.splits[name].streamed = name == "train" and recipe.data.streaming
         rows = datasets.concatenate_datasets(pools[pool]) if len(pools[pool]) > 1 else pools[pool][0]
         made[name] = rows.select(indices).select_columns(["messages", "text", "targets", "origin"])
     for name in ("validation", "test"):

@@ -109,10 +109,22 @@ def check_data(reading: Reading) -> None:
             near = get_close_matches(name, FINDINGS, 1)
             hint = f"did you mean '{near[0]}'?" if near else f"expected one of {', '.join(FINDINGS)}"
             reading.report(("data", "accept", index), f"found '{name}', which `gptft inspect` never finds; {hint}")
+    if reading.get("data", "streaming") is True:
+        _check_streaming(reading)
     shares = [reading.get("data", split) for split in ("validation", "test")]
     if all(isinstance(share, float) and 0 < share < 1 for share in shares) and sum(shares) >= 1:
         message = f"found {shares[0]} for validation and {shares[1]} for test: nothing is left to train on"
         reading.report(("data", "validation"), message)
+
+
+def _check_streaming(reading: Reading) -> None:
+    if reading.get("training", "max_steps") is None:
+        reading.report(("training", "max_steps"), "is missing: a stream (data.streaming) has no end of its own")
+    for split in ("validation", "test"):
+        if isinstance(reading.get("data", split), float):
+            reading.report(("data", split), "found a share, but train is streamed: give a source of its own")
+    if reading.get("task") == "classification":
+        reading.report(("data", "streaming"), "classification reads all labels before it begins: leave it out")
 
 
 def check_model(reading: Reading) -> None:

@@ -193,6 +193,11 @@ class DataSection(Section):
     """Rows that the loss is measured on during training: a share of train (0.1 is a tenth) or sources of their own."""
     test: HeldOut = None
     """Rows that scores come from at the end: a share of train or sources of their own."""
+    streaming: bool = False
+    """Read train while training, for more data than disk or memory hold: nothing is kept. The first `buffer_rows` are
+    what is inspected and reported."""
+    buffer_rows: int = Field(default=10_000, ge=1)
+    """With `streaming`: so many rows are mixed with each other at a time."""
     max_length: int | None = Field(default=None, ge=2)
     """Longest example in tokens (default: the positions of the model). Of a longer one the oldest context goes."""
     columns: Columns = Field(default_factory=dict)

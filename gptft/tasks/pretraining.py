@@ -46,14 +46,14 @@ class Pretraining(Task):
         ids = List(Value("int32"))
         counts = {name: Value("int32") for name in ("length", "supervised")}
         flags = {name: Value("bool") for name in ("shortened", "dropped")}
-        packed = Dataset.from_generator(
-            pack_rows,
-            gen_kwargs={"documents": documents, "max_length": max_length},
-            features=Features(
-                {"input_ids": ids, "labels": ids, "position_ids": ids, **counts, **flags, "origin": Value("string")}
-            ),
-            fingerprint=cache_key,
+        features = Features(
+            {"input_ids": ids, "labels": ids, "position_ids": ids, **counts, **flags, "origin": Value("string")}
         )
+        if not dataset.cache_files:
+            # A block of a stream, of which nothing is kept.
+            return Dataset.from_list(list(pack_rows(documents, max_length)), features=features)
+        arguments = {"documents": documents, "max_length": max_length}
+        packed = Dataset.from_generator(pack_rows, gen_kwargs=arguments, features=features, fingerprint=cache_key)
         assert isinstance(packed, Dataset)
         return packed
 

@@ -56,6 +56,8 @@ def training_arguments(recipe: Recipe, run: Path, has_validation: bool) -> Train
     settings = {**DEFAULTS, **recipe.training, "output_dir": str(run / "checkpoints"), "label_names": ["labels"]}
     settings["remove_unused_columns"] = False
     settings["restore_callback_states_from_checkpoint"] = True  # how much patience is left
+    if recipe.data.streaming and "save_strategy" not in recipe.training:
+        settings["save_strategy"] = "steps"  # a stream has no epochs
     if settings.get("per_device_train_batch_size") == AUTO:
         settings["per_device_train_batch_size"] = DEFAULT_BATCH_SIZE
     if "eval_strategy" not in settings:

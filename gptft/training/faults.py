@@ -128,6 +128,10 @@ class CarefulTrainer(Trainer):
     def _stop(self, what: str, step: int, batch: int | None = None) -> None:
         """Say so, with the rows of a step, or of one of its batches alone."""
         loader: Any = self.callback_handler.train_dataloader
+        if not hasattr(loader.batch_sampler, "set_epoch"):
+            raise DivergedError(
+                f"{what}. Lower training.learning_rate or training.max_grad_norm, or set model.dtype to float32."
+            )
         sampler, a_step = loader.batch_sampler, self.args.gradient_accumulation_steps
         epoch, index = divmod(step - 1, math.ceil(len(sampler) / a_step))
         sampler.set_epoch(epoch)

@@ -347,7 +347,7 @@ def _train(recipe: Recipe, prepared: Prepared, run: Run, checkpoint: Path | None
     trainer = FineTuner(
         model=prepared.loaded.model,
         args=arguments,
-        train_dataset=prepared.train,
+        train_dataset=_stream(recipe, prepared, objective, arguments) if recipe.data.streaming else prepared.train,
         eval_dataset=prepared.validation,
         processing_class=prepared.loaded.tokenizer,
         objective=objective,
@@ -402,6 +402,21 @@ def _train(recipe: Recipe, prepared: Prepared, run: Run, checkpoint: Path | None
     line = f"Trained on {facts['tokens_seen']:,} tokens in {duration(seconds)}. The model is in {run.model}."
     console.print(line, highlight=False, markup=False, soft_wrap=True)
     return "finished"
+
+
+def _stream(recipe: Recipe, prepared: Prepared, objective: Any, arguments: Any) -> Any:
+    from gptft.training.streaming import StreamedBatches
+
+    return StreamedBatches(
+        recipe,
+        prepared.task,
+        prepared.loaded.tokenizer,
+        prepared.facts["max_length"],
+        arguments.per_device_train_batch_size,
+        arguments.data_seed if arguments.data_seed is not None else arguments.seed,
+        arguments.train_sampling_strategy,
+        objective.collate,
+    )
 
 
 def _failure(error: BaseException, run: Run) -> GptftError:

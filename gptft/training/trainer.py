@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate.data_loader import prepare_data_loader
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from gptft.errors import UserError
 from gptft.models.kernels import keep_freed_memory, use_fast_kernels
@@ -47,6 +47,11 @@ class FineTuner(CarefulTrainer):
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Batches in the order of `training.train_sampling_strategy`: rows of like length together by default."""
         args, dataset = self.args, self.train_dataset
+        if isinstance(dataset, IterableDataset):
+            loader = DataLoader(dataset, batch_size=None, num_workers=args.dataloader_num_workers)
+            return prepare_data_loader(
+                loader, args.device, num_processes=1, process_index=0, put_on_device=True, dispatch_batches=False
+            )
         sampler = LengthGroupedBatches(
             # [:] reads the column at once; indexing a column of `datasets` row by row takes half a millisecond each.
             dataset["length"][:],  # pyright: ignore[reportOptionalSubscript, reportIndexIssue, reportArgumentType]
