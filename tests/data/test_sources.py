@@ -146,8 +146,8 @@ def test_hub_data_set_by_name(recipe, monkeypatch):
         "origin": "someone/data/train:1",
     }
     assert asked == [
-        (("hf://datasets/someone/data", None), {"split": "train", "revision": None}),
-        (("hf://datasets/someone/data", "small"), {"split": "dev", "revision": "v1"}),
+        (("hf://datasets/someone/data", None), {"split": "train", "revision": None, "streaming": False}),
+        (("hf://datasets/someone/data", "small"), {"split": "dev", "revision": "v1", "streaming": False}),
     ]
 
 

@@ -61,6 +61,7 @@ def test_report_counts_every_row(recipe, write):
     report = splits.report.to_dict()["splits"]["train"]
     assert report.pop("fingerprint")
     assert report == {
+        "streamed": False,
         "sources": [{"path": "a.jsonl", "rows": 6, "weight": 1.0, "read": 6, "kept": 3}],
         "examples": {"empties": ["a.jsonl:2"], "control_characters": ["a.jsonl:3", "a.jsonl:6"]},
         "read": 6,
