@@ -72,6 +72,11 @@ SCENARIOS: dict[str, dict[str, Any]] = {
         },
         "evaluation": {"early_stopping_patience": 2, "early_stopping_threshold": 100.0},
     },
+    "streaming": {
+        "model": DROPOUT,
+        "data": {"streaming": True, "buffer_rows": 8, "validation": "held.jsonl"},
+        "training": {**STEPS, "per_device_train_batch_size": 3, "max_steps": 14},
+    },
 }
 
 
@@ -130,14 +135,15 @@ def make_base(folder: Path) -> None:
 def write_recipe(folder: Path, base: Path, name: str) -> Path:
     sections = SCENARIOS[name]
     (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in DIALOGUES))
+    (folder / "held.jsonl").write_text("".join(json.dumps(row) + "\n" for row in DIALOGUES[:5]))
     recipe = {
         "task": "dialogue",
         "model": {"base": str(base), "dtype": "float32"} | sections.get("model", {}),
-        "data": {"train": "train.jsonl", "validation": 0.2, "max_length": 64},
+        "data": {"train": "train.jsonl", "validation": 0.2, "max_length": 64} | sections.get("data", {}),
         "training": {"num_train_epochs": 3, "learning_rate": 1e-3, "use_cpu": True, "logging_steps": 1}
         | {"report_to": "none"}
         | sections["training"],
-        **{key: value for key, value in sections.items() if key not in ("model", "training")},
+        **{key: value for key, value in sections.items() if key not in ("model", "data", "training")},
     }
     path = folder / f"{name}.yaml"
     path.write_text(json.dumps(recipe))
