@@ -43,7 +43,9 @@ class CarefulTrainer(Trainer):
 
     def _run_epoch(self, **options: Any) -> None:
         # The Trainer asks whether it is done after a step, never before: a resumed run may be done already.
-        if self.state.global_step < self.state.max_steps and not self.control.should_training_stop:
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True  # a stream has epochs without end
+        if not self.control.should_training_stop:
             super()._run_epoch(**options)
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:

@@ -95,6 +95,19 @@ def test_stopped_in_the_middle_and_resumed_gives_the_same_weights(folder):
     assert Run(whole).manifest["data"]["splits"]["train"]["streamed"] is True
 
 
+def test_what_had_been_done_already_ends_at_once(folder):
+    write("done", training={"max_steps": 5})
+    assert in_process("finetune", "done.yaml").code == 0
+    (run,) = Path("runs").glob("done-2*")
+    before = load_file(run / "model/model.safetensors")
+    # As a kill after the last checkpoint leaves it.
+    shutil.rmtree(run / "model")
+    Run(run).update_manifest(state="running")
+    resumed = in_process("finetune", "done.yaml", "--resume")
+    assert resumed.code == 0, resumed.err
+    assert all(torch.equal(value, before[name]) for name, value in load_file(run / "model/model.safetensors").items())
+
+
 def test_pretraining_packs_on_the_fly_in_two_processes_with_workers(folder):
     rows = [{"text": "word " * (n % 9 + 1)} for n in range(60)]
     Path("t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
