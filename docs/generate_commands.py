@@ -1,4 +1,4 @@
-"""Write command-reference.md from the commands themselves: python docs/generate_commands.py (or make docs)."""
+"""Write command-reference.md from the commands themselves: python docs/generate_commands.py (or make reference)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gptft.files import write_text_atomically
 PAGE = Path(__file__).parent / "command-reference.md"
 
 HEAD = """\
-<!-- Written by docs/generate_commands.py from the commands: change them in gptft/cli, then `make docs`. -->
+<!-- Written by docs/generate_commands.py from the commands: change them in gptft/cli, then `make reference`. -->
 # Command reference
 
 What `gptft COMMAND --help` says, of every command. The exit code is 2 for a mistake in what was asked and 1 for a
