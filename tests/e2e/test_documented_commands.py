@@ -38,6 +38,7 @@ PROGRAMS = ("gptft ", "make ", "pip ", "python ", "hf ")
 NOT_RUN = {
     "make quickstart": "installs; CI runs it, and its three commands are run here",
     "make test": "these are the tests",
+    "make docs": "installs; tests/test_pages.py builds the site where mkdocs-material is installed",
     "pip install gptft": REGISTRY,
     "pip install -c constraints.txt .": REGISTRY,
     "pip install 'gptft[ui]'": REGISTRY,
@@ -46,10 +47,8 @@ NOT_RUN = {
     "gptft serve": f"{FOR_EVER}: tests/serving",
     "gptft chat me/my-model": "asks the Hub: tests/hub",
     "gptft finetune tickets.yaml --launch 4": "four processes: tests/training/test_processes.py",
-    "gptft finetune RECIPE --resume": "of a training that was stopped: tests/e2e/test_interruptions.py",
     "gptft finetune tickets.yaml --resume": "of a training that was stopped: tests/e2e/test_interruptions.py",
     "python benchmarks/results.py": "takes hours",
-    "gptft finetune": "the command's name",
     "gptft inspect": "the command's name",
     "gptft compare": "the command's name",
 }
