@@ -135,7 +135,9 @@ def test_the_readme(monkeypatch):
     monkeypatch.setattr(gptft, "push", lambda run, repo_id, private: None)  # asks the Hub: tests/hub
     for kind, text in parts(README):
         if kind == "python":
-            exec(text.replace('"training.seed=1"', '"training.seed=1", "training.max_steps=2", "model.base=starter"'), {})
+            exec(
+                text.replace('"training.seed=1"', '"training.seed=1", "training.max_steps=2", "model.base=starter"'), {}
+            )
         elif text not in NOT_RUN:
             if "RUN_A" in text:
                 assert in_process("eval", *runs(), "--max-rows", "4").code == 0
