@@ -22,6 +22,8 @@ PAGES = {
 """Where each page from outside docs/ stands in the site."""
 
 LINK = re.compile(r"\[([^\[\]]*)\]\(([^()\s]+)\)")
+ROW = re.compile(r"^\|.*\|$", re.MULTILINE)
+CODE = re.compile(r"`[^`\n]+`")
 METADATA = re.compile(r"\A---\n.*?\n---\n", re.DOTALL)
 
 
@@ -50,4 +52,6 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
         to = PAGES.get(target, target.removeprefix("docs/"))
         return f"[{link[1]}]({posixpath.relpath(to, posixpath.dirname(place) or '.')}{hash_mark}{anchor})"
 
+    # GitHub wants the pipes of code in a table escaped; Python-Markdown shows the backslash.
+    markdown = ROW.sub(lambda line: CODE.sub(lambda span: span[0].replace("\\|", "|"), line[0]), markdown)
     return LINK.sub(moved, markdown)
