@@ -9,7 +9,7 @@ QUESTION ?= When do I get my refund?
 RECIPE ?= recipes/customer_service.yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test lint format docs constraints clean
+.PHONY: help quickstart test lint format docs reference constraints clean
 
 help:  ## what can be made
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' Makefile | while IFS='	' read -r name text; do printf '  make %-12s %s\n' "$$name" "$$text"; done
@@ -31,8 +31,13 @@ format: $(VENV)/installed-dev  ## repair style and format where that is safe
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: $(VENV)/installed-dev  ## write the generated files: the recipe reference and the JSON schema
+docs: reference $(VENV)/installed-docs  ## build the site of the documentation into site/
+	$(BIN)/mkdocs build --strict --quiet
+	@echo "site/index.html"
+
+reference: $(VENV)/installed-dev  ## write the generated files: the references and the JSON schema
 	$(BIN)/python docs/generate_reference.py
+	$(BIN)/python docs/generate_commands.py
 	$(BIN)/gptft recipes schema > $(VENV)/recipe.schema.json
 	mv $(VENV)/recipe.schema.json recipes/recipe.schema.json
 
@@ -41,8 +46,8 @@ docs: $(VENV)/installed-dev  ## write the generated files: the recipe reference 
 constraints: $(VENV)/installed-dev  ## raise the pins of constraints.txt, all but torch
 	$(BIN)/python -m pip install --quiet uv
 	grep '^torch==' constraints.txt > $(VENV)/held.txt
-	$(BIN)/uv pip compile pyproject.toml --extra dev --extra browser --universal --python-version 3.10 --upgrade --quiet \
-		--no-header --no-annotate --constraint $(VENV)/held.txt --output-file $(VENV)/resolved.txt
+	$(BIN)/uv pip compile pyproject.toml --extra dev --extra browser --extra docs --universal --python-version 3.10 \
+		--upgrade --quiet --no-header --no-annotate --constraint $(VENV)/held.txt --output-file $(VENV)/resolved.txt
 	sed -n '/^#/p;/^$$/q' constraints.txt > $(VENV)/constraints.txt
 	echo >> $(VENV)/constraints.txt
 	grep -vE '^(nvidia-|cuda-|triton=)|emscripten.*emscripten|== .emscripten|< .3\.10\.' $(VENV)/resolved.txt \
@@ -51,7 +56,7 @@ constraints: $(VENV)/installed-dev  ## raise the pins of constraints.txt, all bu
 	mv $(VENV)/constraints.txt constraints.txt
 
 clean:  ## remove .venv and what tools leave; runs stay
-	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist site .pytest_cache .ruff_cache .hypothesis
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
@@ -67,3 +72,7 @@ $(VENV)/installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "Installing gptft and its tools into $(VENV), which takes some minutes the first time"
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@ $(VENV)/installed
+
+$(VENV)/installed-docs: $(VENV)/installed-dev
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	touch $@

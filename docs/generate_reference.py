@@ -1,4 +1,4 @@
-"""Write recipe-reference.md from the recipe's schema: python docs/generate_reference.py (or make docs)."""
+"""Write recipe-reference.md from the recipe's schema: python docs/generate_reference.py (or make reference)."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ CLASSIFICATION = (
 
 HUGGING_FACE = "https://huggingface.co/docs"
 HEAD = """\
-<!-- Written by docs/generate_reference.py from the recipe's schema: change it there, then `make docs`. -->
+<!-- Written by docs/generate_reference.py from the recipe's schema: change it there, then `make reference`. -->
 # Recipe reference
 
 Every key of a recipe. An unknown key, a wrong type or a missing file is an error before any model is loaded. Any key

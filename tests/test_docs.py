@@ -12,12 +12,16 @@ from gptft.recipe.schema import Recipe, Section
 DOCS = Path(__file__).parent.parent / "docs"
 
 
-@pytest.fixture(scope="module")
-def generator():
-    specification = importlib.util.spec_from_file_location("generate_reference", DOCS / "generate_reference.py")
+def script(name: str):
+    specification = importlib.util.spec_from_file_location(name, DOCS / f"{name}.py")
     module = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def generator():
+    return script("generate_reference")
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +34,7 @@ def test_the_committed_reference_is_in_step(generator, page):
     for name in ("transformers", "peft"):
         if f"{name} {importlib.metadata.version(name)}" not in committed:
             pytest.skip(f"the committed page was made with another version of {name}")
-    assert committed == page, "write it anew: make docs"
+    assert committed == page, "write it anew: make reference"
 
 
 def test_every_key_that_a_recipe_may_have_is_on_the_page(page):
@@ -55,3 +59,14 @@ def test_a_page_never_has_a_broken_table(page):
     for line in page.splitlines():
         if line.startswith("|"):
             assert line.replace("\\|", "").count("|") in (3, 4, 5) and line.endswith(" |")
+
+
+def test_the_committed_command_reference_is_in_step():
+    commands = script("generate_commands")
+    assert commands.PAGE.read_text(encoding="utf-8") == commands.reference(), "write it anew: make reference"
+
+
+def test_every_command_and_option_is_on_its_page():
+    page = script("generate_commands").reference()
+    for words in ("## gptft finetune", "### gptft recipes copy", "--resume", "RECIPE [KEY=VALUE]...", "env var: GPTFT"):
+        assert words in page
