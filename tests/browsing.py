@@ -16,7 +16,9 @@ CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 def served(app: Any) -> Iterator[str]:
     """The address of an ASGI application on a free port of this machine."""
     uvicorn = pytest.importorskip("uvicorn", reason="uvicorn is not installed: pip install 'gptft[ui]'")
-    settings = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", timeout_graceful_shutdown=1)
+    settings = uvicorn.Config(
+        app, host="127.0.0.1", port=0, log_config=None, log_level="error", timeout_graceful_shutdown=1
+    )
     server = uvicorn.Server(settings)
     thread = threading.Thread(target=server.run)
     thread.start()

@@ -72,7 +72,10 @@ def serve(
         console.print("Requests are answered one by one: the model or its generation settings (beams?) do not batch.")
     address = f"[{host}]" if ":" in host else host
     console.print(f"Serving {served} at http://{address}:{listener.getsockname()[1]}/v1 (Ctrl-C ends it).")
-    config = uvicorn.Config(server.app(), log_level="warning", access_log=False, timeout_graceful_shutdown=5)
+    # uvicorn's own setting up of logs would close every handler of this process.
+    config = uvicorn.Config(
+        server.app(), log_config=None, log_level="warning", access_log=False, timeout_graceful_shutdown=5
+    )
     uvicorn.Server(config).run(sockets=[listener])
 
 

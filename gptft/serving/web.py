@@ -225,5 +225,7 @@ def serve(app: Any, host: str, port: int, ready: Callable[[str], None]) -> None:
         raise UserError(f"{reason} Name another: --port 0 takes a free one.") from error
     with listener, suppress(KeyboardInterrupt):
         ready(f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}/")
-        settings = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2, server_header=False)
+        settings = uvicorn.Config(
+            app, log_config=None, log_level="warning", timeout_graceful_shutdown=2, server_header=False
+        )
         uvicorn.Server(settings).run(sockets=[listener])

@@ -89,7 +89,7 @@ def test_a_data_set_from_the_hub_is_looked_for_in_the_cache_alone(write_recipe, 
     assert status == "problem" and text.startswith("someone/rows is not in the cache (")
     asked = []
 
-    def load(path, name, split, revision):
+    def load(path, name, split, revision, streaming):
         import datasets.config
 
         asked.append((path, split, datasets.config.HF_HUB_OFFLINE))

@@ -1,4 +1,5 @@
 import json
+import logging
 import os
 import re
 import signal
@@ -66,6 +67,13 @@ def test_the_model_is_called_by_its_folder_and_stays_on_this_machine(base_folder
     assert "other machines" not in result.message
     with socket.create_connection(sockets[0].getsockname()), sockets[0].accept()[0] as accepted:
         assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+def test_the_handlers_of_other_logs_stay_open(base_folder, quiet_start, monkeypatch):
+    closed = []
+    handler = logging.NullHandler()
+    monkeypatch.setattr(handler, "close", lambda: closed.append(handler))
+    assert in_process("serve", base_folder, "--port", "0").code == 0 and not closed
 
 
 def test_another_host_is_said_aloud(base_folder, quiet_start):

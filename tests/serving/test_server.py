@@ -40,7 +40,9 @@ def serving(loaded):
 
     server = Server(loaded, "shop-bot", KEY, max_request_bytes=200_000, max_requests=20)
     listener = socket.create_server(("127.0.0.1", 0))
-    runner = uvicorn.Server(uvicorn.Config(server.app(), log_level="warning", timeout_graceful_shutdown=1))
+    runner = uvicorn.Server(
+        uvicorn.Config(server.app(), log_config=None, log_level="warning", timeout_graceful_shutdown=1)
+    )
     thread = threading.Thread(target=runner.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     yield server, listener.getsockname()[1]
