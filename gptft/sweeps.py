@@ -30,7 +30,8 @@ from gptft.recipe.schema import SweepSection
 from gptft.runs.folder import RUNS, Run
 from gptft.runs.listing import remove_runs
 from gptft.training.arguments import higher_is_better
-from gptft.training.finetune import finetune, with_base_of
+from gptft.training.finetune import finetune
+from gptft.training.resuming import with_base_of
 
 try:
     import optuna

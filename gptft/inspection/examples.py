@@ -10,7 +10,7 @@ from gptft.models.logits import IGNORED
 from gptft.tasks import Classification
 
 if TYPE_CHECKING:
-    from gptft.training.finetune import Prepared
+    from gptft.training.preparation import Prepared
 
 CONTEXT, SUPERVISED, SPECIAL, CLOSING = "context", "supervised", "special", "supervised special"
 LOOKED_AT = 100

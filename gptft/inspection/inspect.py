@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from gptft.inspection.languages import Languages
     from gptft.inspection.probe import Probe
     from gptft.recipe import Recipe
-    from gptft.training.finetune import Prepared
+    from gptft.training.preparation import Prepared
 
 CHEAP_ROWS = 10_000
 """Of so many rows the texts are looked at before a fine-tuning; an inspection looks at all."""
@@ -182,7 +182,7 @@ def inspect(recipe: Recipe, *, with_probe: bool = False, shown: int = 2, console
     from gptft.inspection.memory import StepSimulator
     from gptft.models.quiet import quiet_libraries
     from gptft.training.arguments import training_arguments
-    from gptft.training.finetune import prepare
+    from gptft.training.preparation import prepare
     from gptft.training.trainer import FineTuner  # noqa: F401 - what a training imports is in its memory
 
     console = console or Console(stderr=True)

@@ -16,8 +16,8 @@ from gptft.inspection.lengths import Batches
 from gptft.models.precision import training_dtype
 from gptft.runs.manifest import peak_memory_bytes
 from gptft.training.arguments import training_arguments
-from gptft.training.finetune import prepare
 from gptft.training.objectives import objective_of
+from gptft.training.preparation import prepare
 from gptft.training.trainer import FineTuner
 
 if TYPE_CHECKING:

@@ -23,7 +23,8 @@ from gptft.models.logits import IGNORED
 from gptft.models.precision import best_device
 from gptft.recipe import Recipe, load_recipe
 from gptft.runs import Run
-from gptft.training.finetune import Prepared, finetune, prepare
+from gptft.training.finetune import finetune
+from gptft.training.preparation import Prepared, prepare
 
 if TYPE_CHECKING:
     from gptft.models.loading import LoadedModel

@@ -21,8 +21,8 @@ from gptft.selftest.bench import (
     plain_loss,
     supervised,
 )
-from gptft.training.finetune import Prepared
 from gptft.training.objectives import objective_of
+from gptft.training.preparation import Prepared
 
 
 def batch_of(bench: Bench, name: str, prepared: Prepared, **sections: Any) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from gptft.runs.folder import Run
 from gptft.training.objectives import Objective
 
 if TYPE_CHECKING:
-    from gptft.training.finetune import Prepared
+    from gptft.training.preparation import Prepared
 
 SECONDS = 1.0
 """How long each size is measured, at least."""

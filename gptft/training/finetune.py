@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
@@ -13,21 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.panel import Panel
 
 from gptft.errors import GptftError, UserError
 from gptft.files import folder_written_atomically, write_text_atomically
-from gptft.recipe import Recipe, dump_recipe, load_recipe
+from gptft.recipe import Recipe, dump_recipe
 from gptft.runs.folder import RUNS, Run, new_run, resumable_run
+from gptft.training.preparation import Prepared, base_facts, check_findings, prepare, warn
 from gptft.training.processes import first_alone, from_first, join, rank, run_of, spreads_weights
+from gptft.training.resuming import check_same_data, check_same_recipe, with_base_of
 
 if TYPE_CHECKING:
-    from datasets import Dataset
     from transformers import TrainerCallback
-
-    from gptft.data import Splits
-    from gptft.models.loading import LoadedModel
-    from gptft.tasks import Preparation, Task
 
 
 def finetune(
@@ -67,14 +62,14 @@ def _finetune(recipe: Recipe, resume: bool, runs: Path, console: Console, held: 
         if not run:
             return None
         _hold(run, held, console)
-        return run.folder, run.checkpoint(put_aside=partial(_warn, console))
+        return run.folder, run.checkpoint(put_aside=partial(warn, console))
 
     folder, checkpoint = from_first(found) or (None, None)
     run = run_of(folder) if folder else None
     if run:
         if not checkpoint:
             raise UserError(f"{run.folder} has no checkpoint left that is whole: start anew, without --resume.")
-        _check_same_recipe(recipe, run)
+        check_same_recipe(recipe, run)
         recipe = with_base_of(run, recipe)
         console.print(f"Resuming [bold]{escape(str(run.folder))}[/bold] from {checkpoint.name}.", soft_wrap=True)
     # Torch and transformers take seconds to import: a recipe's mistakes are reported before.
@@ -86,9 +81,9 @@ def _finetune(recipe: Recipe, resume: bool, runs: Path, console: Console, held: 
 
     # What is encoded once is read from the cache by the others.
     prepared = first_alone(lambda: prepare(recipe, console, checkpoint))
-    from_first(lambda: _check(recipe, prepared, runs, console))
+    from_first(lambda: check_findings(recipe, prepared, runs, console))
     if run:
-        _check_same_data(prepared, run)
+        check_same_data(prepared, run)
     else:
 
         def begun() -> Path:
@@ -98,7 +93,7 @@ def _finetune(recipe: Recipe, resume: bool, runs: Path, console: Console, held: 
             return run.folder
 
         run = run_of(from_first(begun))
-    base = run.manifest.get("base", _base_facts(prepared.loaded))
+    base = run.manifest.get("base", base_facts(prepared.loaded))
     publishes = recipe.hub if recipe.hub and recipe.hub.strategy else None
     started_at = datetime.now(timezone.utc).isoformat()
     run.update_manifest(**prepared.facts, base=base, state="running", started=started_at)
@@ -129,186 +124,7 @@ def _finetune(recipe: Recipe, resume: bool, runs: Path, console: Console, held: 
 def _hold(run: Run, held: ExitStack, console: Console) -> None:
     """Keep other processes from training the same run as long as `held` is open."""
     if not held.enter_context(run.held()):
-        _warn(console, "this file system has no locks: see to it that no other process trains the run.")
-
-
-def _warn(console: Console, message: str) -> None:
-    console.print(f"[yellow]Warning:[/yellow] {escape(message)}", highlight=False, soft_wrap=True)
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """Data and model, ready to train."""
-
-    loaded: LoadedModel
-    train: Dataset
-    validation: Dataset | None
-    validation_rows: Dataset | None
-    """Before they were encoded."""
-    task: Task
-    facts: dict[str, Any]
-    """What the manifest says of them."""
-    splits: Splits
-    preparations: dict[str, Preparation]
-    """What became of train and validation when they were encoded."""
-
-
-def prepare(
-    recipe: Recipe,
-    console: Console,
-    checkpoint: Path | None = None,
-    shapes: bool = False,
-) -> Prepared:
-    """Read the data, load the model, encode: all that comes before the first step, said line by line.
-
-    Args:
-        recipe: what to prepare.
-        console: where it is said.
-        checkpoint: what is being resumed.
-        shapes: no weights are read: the model is made on the device `meta`, where tensors are but shapes.
-    """
-    from transformers import set_seed
-
-    from gptft.data import load_splits
-    from gptft.models.loading import load_for_training
-    from gptft.runs.manifest import hardware, versions
-    from gptft.tasks import make_task
-    from gptft.tasks.classification import classes_of
-
-    with console.status("Reading the data"):
-        # The test split too: rows that it shares with train are told before anything is trained on them.
-        splits = load_splits(recipe)
-    console.print(splits.report.summary(), highlight=False, markup=False, soft_wrap=True)
-    train_rows = splits.train
-    if train_rows is None:
-        raise UserError("data.train: there are no rows to train on.")
-    seed = recipe.training.get("seed", 42)
-    set_seed(seed)
-    labels = partial(classes_of, recipe.classification, train_rows) if recipe.task == "classification" else None
-    with console.status("Loading the model"):
-        loaded = load_for_training(recipe, lambda: _texts(train_rows), checkpoint, labels, shapes)
-    _announce(recipe, loaded, console)
-    task = make_task(recipe, loaded.model.config)
-    if not shapes:
-        task.check_model(loaded.model)
-    max_length = recipe.data.max_length or loaded.positions
-    encoded: dict[str, Any] = {}
-    preparations: dict[str, Preparation] = {}
-    for name, rows in (("train", train_rows), ("validation", splits.validation)):
-        if rows is None:
-            continue
-        fingerprint = splits.report.splits[name].fingerprint
-        with console.status(f"Encoding {name}"):
-            encoded[name], preparations[name] = task.prepare(rows, loaded.tokenizer, max_length, name, fingerprint)
-        console.print(f"{name}: {preparations[name].summary()}", highlight=False, markup=False)
-    facts = {
-        "name": recipe.name,
-        "task": recipe.task,
-        "data": splits.report.to_dict(),
-        "examples": {name: preparation.to_dict() for name, preparation in preparations.items()},
-        "seed": seed,
-        "max_length": max_length,
-        "versions": versions(),
-        "hardware": hardware(),
-    }
-    if recipe.task == "classification":
-        facts["labels"] = list(loaded.model.config.id2label.values())
-    return Prepared(
-        loaded, encoded["train"], encoded.get("validation"), splits.validation, task, facts, splits, preparations
-    )
-
-
-def _check(recipe: Recipe, prepared: Prepared, runs: Path, console: Console) -> None:
-    """Print what `gptft inspect` would warn of and can be seen at once, and stop at its errors."""
-    from gptft.inspection.findings import refuse, standing
-    from gptft.inspection.inspect import check
-    from gptft.training.arguments import training_arguments
-
-    arguments = training_arguments(recipe, runs, prepared.validation is not None)
-    findings = standing(check(recipe, prepared, arguments, runs=runs).findings, recipe)
-    refuse(findings)
-    for finding in findings:
-        if finding.level == "warning":
-            _warn(console, f"{finding.name}: {finding.sentences()}")
-
-
-def _texts(rows: Any) -> Any:
-    for row in rows:
-        turns = row["messages"] or []
-        yield from row["targets"] or []
-        # The words for roles are among what the tokenizer should know.
-        yield row["text"] or "\n".join(f"{turn['role'].capitalize()}:\n{turn['content']}" for turn in turns)
-
-
-def _announce(recipe: Recipe, loaded: Any, console: Console) -> None:
-    base = loaded.base
-    if base and base.fallback_reason:
-        console.print(
-            Panel(
-                f"[bold]{escape(base.requested)}[/bold] is not in the cache, and the Hugging Face Hub could not be "
-                f"reached\n({escape(base.fallback_reason)}).\n"
-                "Starting from the [bold]starter[/bold], the small GPT-2 that ships with gptft, as the recipe's "
-                "`fallback` allows.\nThe result will be weaker. `--no-fallback` makes this an error.",
-                title="Another base is used",
-                border_style="yellow",
-            )
-        )
-    if recipe.model.trust_remote_code:
-        _warn(console, f"model.trust_remote_code: Python code that comes with {base.name if base else 'it'} is run.")
-    total = sum(parameter.numel() for parameter in loaded.model.parameters())
-    trained = sum(parameter.numel() for parameter in loaded.model.parameters() if parameter.requires_grad)
-    share = f", {trained:,} of them trained ({recipe.adapter.type})" if recipe.adapter else ""
-    line = f"model: {base.name if base else 'from scratch'}, {total:,} parameters{share}"
-    console.print(line, highlight=False, markup=False, soft_wrap=True)
-
-
-def _base_facts(loaded: Any) -> dict[str, Any]:
-    if loaded.base is None:
-        return {"requested": None, "used": None}
-    return {
-        "requested": loaded.base.requested,
-        "used": loaded.base.name,
-        "revision": loaded.base.revision,
-        "fallback_reason": loaded.base.fallback_reason,
-    }
-
-
-def with_base_of(run: Run, recipe: Recipe) -> Recipe:
-    """The recipe with the base that the run was started from: the Hub may answer now, or hold another version."""
-    base = run.manifest.get("base", {})
-    if not base.get("used"):
-        return recipe
-    changes = {"base": base["used"], "revision": base.get("revision"), "fallback": None}
-    return recipe.model_copy(update={"model": recipe.model.model_copy(update=changes)})
-
-
-def _check_same_recipe(recipe: Recipe, run: Run) -> None:
-    """Refuse to resume a run with a recipe that says something else than it was started with."""
-    before, now = load_recipe(run.recipe_file).model_dump(), _as_resolved(recipe)
-    changed = [key for key in now if now[key] != before.get(key)]
-    if changed:
-        raise UserError(
-            f"{run.folder} was started with another recipe ({', '.join(changed)} changed). To resume it as it was: "
-            f"gptft finetune {run.recipe_file} --resume. To start anew: leave out --resume."
-        )
-
-
-def _check_same_data(prepared: Prepared, run: Run) -> None:
-    """Refuse to resume on other rows: the steps already done would be those of no run."""
-    before, now = (facts["data"]["splits"] for facts in (run.manifest, prepared.facts))
-    changed = [name for name in now if now[name]["fingerprint"] != before.get(name, {}).get("fingerprint")]
-    if changed:
-        raise UserError(
-            f"The data of {run.folder} has changed since it was started (data.{', data.'.join(changed)}). Restore it "
-            "to resume the run, or start anew: leave out --resume."
-        )
-
-
-def _as_resolved(recipe: Recipe) -> dict[str, Any]:
-    """What a recipe says once resolved as it would be written beside a run."""
-    import yaml
-
-    return Recipe.model_validate(yaml.safe_load(dump_recipe(recipe))).model_dump()
+        warn(console, "this file system has no locks: see to it that no other process trains the run.")
 
 
 def _train(recipe: Recipe, prepared: Prepared, run: Run, checkpoint: Path | None, console: Console, watch: Any) -> str:
@@ -333,7 +149,7 @@ def _train(recipe: Recipe, prepared: Prepared, run: Run, checkpoint: Path | None
         raise UserError("evaluation.during_training: answers are not generated while weights are spread (FSDP, ZeRO).")
     display, stop = ProgressDisplay(console, run), StopWhenAsked()
     callbacks: list[Any] = [display] if rank() == 0 else []
-    callbacks += [stop, MarkResumable(run, partial(_warn, console)), *([watch(run)] if watch else [])]
+    callbacks += [stop, MarkResumable(run, partial(warn, console)), *([watch(run)] if watch else [])]
     if recipe.evaluation.early_stopping_patience:
         patience, threshold = recipe.evaluation.early_stopping_patience, recipe.evaluation.early_stopping_threshold
         callbacks.append(Patience(patience, threshold))

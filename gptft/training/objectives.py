@@ -23,7 +23,7 @@ from gptft.training.losses import dataset_class_logits, dataset_losses
 
 if TYPE_CHECKING:
     from gptft.recipe.schema import Recipe
-    from gptft.training.finetune import Prepared
+    from gptft.training.preparation import Prepared
 
 
 class Objective(Protocol):

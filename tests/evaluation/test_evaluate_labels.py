@@ -10,7 +10,8 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from gptft.errors import UserError
 from gptft.evaluation import evaluate
 from gptft.models.classes import NUMBER, SEVERAL, Classes, label_tokens
-from gptft.training.finetune import finetune, prepare
+from gptft.training.finetune import finetune
+from gptft.training.preparation import prepare
 
 LABELS = ("bad", "good", "还行")
 ROWS = [
