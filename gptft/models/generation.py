@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from gptft.errors import UserError
+from gptft.models.kernels import use_fast_kernels
 
 DEFAULT_NEW_TOKENS = 256
 """Longest answer in tokens where nobody says otherwise. (GenerationConfig's own default cuts after 20.)"""
@@ -203,16 +204,22 @@ def token_choice(
 
 
 def _cast(model: Any, dtype: torch.dtype) -> Any:
-    """The model with its weights in a half precision, else as it is: autocast would cast them again at every step."""
+    """The model with its weights in a half precision and the faster kernels; in float32 as it is.
+
+    Autocast would cast the weights again at every step. What is not as exact as float32 may be computed faster.
+    """
     if dtype is torch.float32:
         return model
-    # A copy takes for a weight what stands under its id, so the float32 weights are neither changed nor copied.
+    # A copy takes for a weight what stands under its id, so the model's own are neither changed nor copied.
     weights = {
         id(weight): torch.nn.Parameter(weight.to(dtype), requires_grad=False)
-        for weight in model.parameters()
         if weight.is_floating_point() and weight.dtype != dtype
+        else weight
+        for weight in model.parameters()
     }
-    return copy.deepcopy(model, weights) if weights else model
+    cast = copy.deepcopy(model, weights)
+    use_fast_kernels(cast)
+    return cast
 
 
 def _generate(

@@ -44,12 +44,12 @@ def lanes(monkeypatch):
     """The lanes that decoding makes."""
     made = []
 
-    class Lane(decoding._Lane):
+    class Lane(decoding.Lane):
         def __init__(self):
             super().__init__()
             made.append(self)
 
-    monkeypatch.setattr(decoding, "_Lane", Lane)
+    monkeypatch.setattr(decoding, "Lane", Lane)
     return made
 
 
@@ -58,8 +58,9 @@ def lanes(monkeypatch):
 @pytest.mark.parametrize("bound", [1, 2**20])
 @pytest.mark.parametrize("shared", [1, 16])
 def test_answers_are_those_of_each_prompt_alone(tokenizer, monkeypatch, lanes, places, lane_count, bound, shared):
-    for name, value in (("STEP_TOKENS", places), ("LANES", lane_count), ("SHARED_TOKENS", shared)):
-        monkeypatch.setattr(decoding, name, value)
+    monkeypatch.setattr(decoding, "STEP_TOKENS", places)
+    monkeypatch.setattr(decoding, "LANES", lane_count)
+    monkeypatch.setattr("gptft.models.lanes.SHARED_TOKENS", shared)
     monkeypatch.setattr(decoding._Reader, "most_columns", lambda self: bound)
     model, prompts, counts = shop_assistant(), conversations(tokenizer), []
     with torch.inference_mode():
@@ -89,7 +90,7 @@ def test_columns_are_used_again_and_bounded(tokenizer, monkeypatch, lanes, bound
 
 
 def test_what_prompts_have_in_common_is_read_once(monkeypatch):
-    monkeypatch.setattr(decoding, "SHARED_TOKENS", 2)
+    monkeypatch.setattr("gptft.models.lanes.SHARED_TOKENS", 2)
     read = []
     step = decoding._Reader.__call__
 
@@ -109,8 +110,8 @@ def test_what_prompts_have_in_common_is_read_once(monkeypatch):
 def test_any_prompts_are_answered(seed, monkeypatch, lanes):
     """Few different tokens, so that prompts fork everywhere."""
     draw = random.Random(seed)
-    monkeypatch.setattr(decoding, "SHARED_TOKENS", draw.choice([1, 3]))
-    monkeypatch.setattr(decoding, "TREE_ROWS", draw.choice([2, 7, 100]))
+    monkeypatch.setattr("gptft.models.lanes.SHARED_TOKENS", draw.choice([1, 3]))
+    monkeypatch.setattr("gptft.models.lanes.TREE_ROWS", draw.choice([2, 7, 100]))
     monkeypatch.setattr(decoding, "STEP_TOKENS", draw.choice([3, 17]))
     monkeypatch.setattr(decoding, "LANES", draw.choice([1, 3]))
     model = make_model(initializer_range=0.3)

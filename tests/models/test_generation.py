@@ -259,12 +259,16 @@ def test_the_model_stays_as_it_is(tokenizer, dtype, changes):
     assert model.lm_head.weight is model.transformer.wte.weight
 
 
-def test_a_model_in_half_precision_is_not_copied(tokenizer, monkeypatch):
+def test_weights_in_half_precision_are_not_copied(tokenizer):
+    """Only the modules around them, which get the faster kernels."""
     model = copy.deepcopy(shop_assistant()).to(torch.bfloat16)
-    monkeypatch.setattr("copy.deepcopy", refuse)
     from gptft.models.generation import _cast
 
-    assert _cast(model, torch.bfloat16) is model
+    cast = _cast(model, torch.bfloat16)
+    assert [weight.data_ptr() for weight in cast.parameters()] == [weight.data_ptr() for weight in model.parameters()]
+    assert isinstance(cast.transformer.h[0].mlp.act, torch.nn.GELU)
+    assert not isinstance(model.transformer.h[0].mlp.act, torch.nn.GELU)
+    assert model.config._attn_implementation == "sdpa"
 
 
 def test_an_adapter_answers_like_its_merged_model(tokenizer, monkeypatch):

@@ -269,24 +269,24 @@ def prompts_padded_right() -> Any:
 
 
 def neighbours_seen() -> Any:
-    original = decoding._lay_out
+    original = decoding.lay_out
 
     def lay_out(*arguments: Any) -> Any:
         step, turns = original(*arguments)
         step.visible[:, :, : step.columns.max()] = True
         return step, turns
 
-    return decoding, "_lay_out", lay_out
+    return decoding, "lay_out", lay_out
 
 
 def positions_from_the_column() -> Any:
-    original = decoding._lay_out
+    original = decoding.lay_out
 
     def lay_out(*arguments: Any) -> Any:
         step, turns = original(*arguments)
         return step._replace(positions=step.columns % 160), turns
 
-    return decoding, "_lay_out", lay_out
+    return decoding, "lay_out", lay_out
 
 
 FAULTS = [
