@@ -1,12 +1,17 @@
 """Tiny things to train: a byte-level tokenizer, a two-layer GPT-2, a recipe with data beside it."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tiny import DIALOGUES, make_model, make_tokenizer
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # The workers share the cores. Before torch is imported, here and in the commands that tests run.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture
