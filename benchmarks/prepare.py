@@ -1,7 +1,7 @@
 """Turn three of the data sets into rows: python benchmarks/prepare.py (reads and writes below $GPTFT_DATA or a copy).
 
-    e2e             the restaurants of train under each other's names, and beside each other: every name is met often,
-                    with every fact, so that a small model learns to copy names, not to guess them
+    e2e             the restaurants of train under each other's names, or names made of pieces of them, and beside each
+                    other: every name is met with every fact, so that a small model learns to copy, not to guess
     news            posts whose summary is not copied from the text
     movietweetings  what a user liked before, and the next film; films that fewer than FILM_RATINGS users of train liked
                     are left out everywhere (the usual k-core), the test's right answer is each user's last film
@@ -54,11 +54,22 @@ def e2e(data: Path, output: Path) -> None:
         names = sorted({found.group(1) for found in named if found})
         for row, found in zip(rows, named, strict=True):
             if found and found.group(1) in row["ref"]:
-                name = draw.choice(names)
+                name = draw.choice(names) if draw.random() < 0.5 else made_up(names, draw)
                 row["mr"] = row["mr"].replace(found.group(), f"{attribute}[{name}]")
                 row["ref"] = row["ref"].replace(found.group(1), name)
     write_jsonl_atomically(output / "e2e" / "train.jsonl", rows)
     print(f"e2e/train: {len(rows):,} rows")
+
+
+def made_up(names: list[str], draw: random.Random) -> str:
+    """One to three words of several names, some of them the beginning of one word and the end of another."""
+    words = [word for name in names for word in name.split()]
+    chosen = draw.choices(words, k=draw.choice((1, 2, 2, 3)))
+    for place, word in enumerate(chosen):
+        other = draw.choice(words)
+        if draw.random() < 0.5:
+            chosen[place] = word[: len(word) // 2] + other[len(other) // 2 :].lower()
+    return " ".join(chosen)
 
 
 def movietweetings(data: Path, output: Path) -> None:

@@ -164,7 +164,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             settings += ["--attention-dropout", str(options.attention_dropout)]
         for number in range(options.rounds):
             for engine in options.engines:
-                result = run(engine, folder, settings)
+                own = ["--rows-at-once", options.rows_at_once[engine]] if engine in options.rows_at_once else []
+                result = run(engine, folder, [*settings, *own])
                 found[engine].append(result)
                 said = {key: round(value, 1) for key, value in result.items() if isinstance(value, float)}
                 print(f"round {number + 1}  {engine:8} {said}  {result['peak_memory'] / 2**30:.1f} GiB", flush=True)
@@ -176,6 +177,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "shape": options.shape,
         "dtype": options.dtype,
         "batch_size": batch,
+        "rows_at_once": {engine: int(options.rows_at_once.get(engine, batch)) for engine in options.engines},
         "rival_attention_dropout": 0.1 if options.attention_dropout is None else options.attention_dropout,
         "tokens_per_row": round(sum(len(row["input_ids"]) for row in rows) / len(rows)),
         "engines": found,
@@ -199,17 +201,26 @@ def spread(values: list[float]) -> str:
     return middle if len(values) == 1 else f"{middle} [{min(values):.2f}, {max(values):.2f}]"
 
 
+def at_once(one: dict[str, Any]) -> str:
+    """The rows that each engine takes at once, where they differ by name."""
+    counts: dict[str, int] = one.get("rows_at_once") or {"all": one["batch_size"]}
+    if len(set(counts.values())) == 1:
+        return str(next(iter(counts.values())))
+    return ", ".join(f"{engine} {count}" for engine, count in counts.items())
+
+
 def write_table(results: list[dict[str, Any]]) -> None:
     head = (
-        "| workload | method | rivals' attention dropout | gptft tokens/s | / TRL | / Trainer | memory / TRL's | "
-        "memory / Trainer's | share of the matrix rate | first step, s | rounds, threads, date |"
+        "| workload | rows at once | method | rivals' attention dropout | gptft tokens/s | / TRL | / Trainer | "
+        "memory / TRL's | memory / Trainer's | share of the matrix rate | first step, s | rounds, threads, date |"
     )
-    lines = [head, "|" + " --- |" * 11]
+    lines = [head, "|" + " --- |" * 12]
     for one in results:
         ours = [run["tokens_per_second"] for run in one["engines"]["gptft"]]
         first = statistics.median(run["first_step_seconds"] for run in one["engines"]["gptft"])
         cells = [
             f"{one['workload']}, {one['tokens_per_row']} tokens a row, {one['batch_size']} rows, {one['dtype']}",
+            at_once(one),
             one["method"],
             f"{one['rival_attention_dropout']}",
             f"{statistics.median(ours):.0f}",
@@ -236,10 +247,14 @@ def main() -> None:
     parser.add_argument("--shape", choices=list(SHAPES), default="gpt2")
     parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
     parser.add_argument("--batch-size", type=int)
+    parser.add_argument(
+        "--rows-at-once", nargs="*", default=[], metavar="ENGINE=N", help="where fewer than a step's: it accumulates"
+    )
     parser.add_argument("--attention-dropout", type=float, help="of the rivals")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--table", action="store_true", help="only write the table")
     options = parser.parse_args()
+    options.rows_at_once = dict(one.split("=") for one in options.rows_at_once)
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
     if not options.table:
         result = measure(options)

@@ -1,6 +1,6 @@
 """One engine trains a few steps and says how fast it was; benchmarks/speed.py calls it, in that engine's environment.
 
-python benchmarks/speed_worker.py ENGINE FOLDER --batch-size 8 [--lora] [--attention-dropout 0] [--dtype bfloat16]
+    python benchmarks/speed_worker.py ENGINE FOLDER --batch-size 8 [--rows-at-once 4] [--lora] [--dtype bfloat16]
 
 FOLDER holds `model/` (weights, tokenizer) and `rows.jsonl` (`input_ids`, `labels`). One epoch, its first step warm-up.
 Prints one line of JSON.
@@ -24,7 +24,8 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("engine", choices=["gptft", "trl", "trainer"])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--batch-size", type=int, default=8, help="rows of a step")
+    parser.add_argument("--rows-at-once", type=int, help="fewer than that: the step accumulates")
     parser.add_argument("--lora", action="store_true")
     parser.add_argument("--attention-dropout", type=float)
     parser.add_argument("--dtype", default="bfloat16")
@@ -44,9 +45,11 @@ def main() -> None:
     settings = {"attn_pdrop": 0.0 if options.engine == "gptft" else dropout}
     model: Any = AutoModelForCausalLM.from_pretrained(options.folder / "model", **settings)
     tokenizer = AutoTokenizer.from_pretrained(options.folder / "model")
+    at_once = options.rows_at_once or options.batch_size
     common = {
         "output_dir": str(options.folder / "out"),
-        "per_device_train_batch_size": options.batch_size,
+        "per_device_train_batch_size": at_once,
+        "gradient_accumulation_steps": options.batch_size // at_once,
         "num_train_epochs": 1,
         "learning_rate": 1e-4,
         "bf16": options.dtype == "bfloat16",
@@ -81,7 +84,7 @@ def main() -> None:
     trainer.train()
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     result = {
-        "tokens_per_second": sum(counts[1:]) / (ends[-1] - ends[0]),
+        "tokens_per_second": sum(counts[options.batch_size // at_once :]) / (ends[-1] - ends[0]),
         "peak_memory": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else memory,
         "first_step_seconds": ends[0] - float(os.environ["STARTED"]),
         "steps": len(ends),

@@ -36,7 +36,8 @@ def evaluate(
     recipe: Annotated[
         Path | None,
         typer.Option(
-            help="Recipe that names the data: for a model that is not a run, or to score a run on other rows."
+            help="Recipe that names the data: for a model that is not a run, or to score a run on other rows, decoded "
+            "as its own recipe says."
         ),
     ] = None,
     max_rows: Annotated[

@@ -37,7 +37,8 @@ def definitions(evaluations: Sequence[tuple[str, dict[str, Any]]]) -> list[str]:
 def training_facts(manifest: dict[str, Any], recipe: dict[str, Any]) -> list[tuple[str, str]]:
     """What was trained where and for how long, as names and values."""
     hardware, versions = manifest.get("hardware", {}), manifest.get("versions", {})
-    devices = ", ".join(hardware.get("gpus", [])) or f"{hardware.get('torch_threads')} CPU threads"
+    threads = hardware.get("torch_threads")
+    devices = ", ".join(hardware.get("gpus", [])) or f"{threads} CPU thread{'s' * (threads != 1)}"
     memory = manifest.get("peak_memory_bytes", {})
     facts = {
         "task": f"{recipe['task']} ({TASKS[recipe['task']]})",
