@@ -41,8 +41,8 @@ DATA = Path(os.environ.get("GPTFT_DATA", ROOT.parent / "shared/data"))
 RESULTS, PAGE = HERE / "speed.json", ROOT / "docs/performance.md"
 BEGIN, END = "<!-- speed: written by benchmarks/speed.py -->", "<!-- end of speed -->"
 TRL = "trl==1.16.0"
-# Rows of a step, and steps; the first is warm-up.
-WORKLOADS = {"dialogue": (8, 4), "short": (64, 5), "long": (2, 4), "completion": (32, 4)}
+# Rows of a step, and steps; the first half is warm-up.
+WORKLOADS = {"dialogue": (8, 10), "short": (64, 12), "long": (2, 10), "completion": (32, 10)}
 SHAPES = {"gpt2": {}, "gpt2-medium": {"n_embd": 1024, "n_layer": 24, "n_head": 16}}
 
 

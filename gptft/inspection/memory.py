@@ -111,7 +111,12 @@ class StepSimulator:
             self._backward(StepShape(1, 2, 1))
             self.optimizer.step()
             self.optimizer.zero_grad()
-            self.state = self.tracker.live - self.weights
+            self.state = sum(
+                value.nbytes
+                for state in self.optimizer.state.values()
+                for value in state.values()
+                if isinstance(value, torch.Tensor)
+            )
 
     def peak(self, shape: StepShape) -> StepMemory:
         """The most that is held while a batch of that size is learned."""

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from gptft.models.vocabulary import use_one_place
+
 ATTENTION = "gptft"
 """The name of `attention` among transformers' implementations."""
 LONGEST_SHORT_ROW = 512
@@ -21,7 +23,7 @@ LONGEST_SHORT_ROW = 512
 rows and takes three times as long for rows of 64."""
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 """Of glibc's malloc.h."""
-LOSS_ROWS = 64
+LOSS_ROWS = 16
 """Rows of logits whose softmax is held in float32 at a time."""
 
 
@@ -45,6 +47,7 @@ def use_fast_kernels(model: Any) -> None:
                 setattr(module, name, torch.nn.GELU(approximate="tanh").train(part.training))
             elif type(part) is torch.nn.Dropout:
                 setattr(module, name, Dropout(part.p).train(part.training))
+    use_one_place(own)
 
 
 def keep_freed_memory() -> None:
