@@ -24,7 +24,8 @@ def use_one_place(model: Any) -> None:
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     places: dict[Any, _Places] = {}
     if type(embedding) is torch.nn.Embedding and embedding.padding_idx is None and embedding.max_norm is None:
-        model.set_input_embeddings(_like(embedding, Embedding(*embedding.weight.shape, device="meta"), places))
+        entries, width = embedding.weight.shape
+        model.set_input_embeddings(_like(embedding, Embedding(entries, width, device="meta"), places))
     if type(head) is torch.nn.Linear and head.bias is None:
         outputs, inputs = head.weight.shape
         model.set_output_embeddings(_like(head, Head(inputs, outputs, bias=False, device="meta"), places))
