@@ -23,8 +23,8 @@ LONGEST_SHORT_ROW = 512
 rows and takes three times as long for rows of 64."""
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 """Of glibc's malloc.h."""
-LOSS_ROWS = 16
-"""Rows of logits whose softmax is held in float32 at a time."""
+LOSS_ROWS, LOSS_ROWS_ON_GPU = 16, 1024
+"""Rows of logits whose softmax is held in float32 at a time: on a CPU few, which stay in its cache."""
 
 
 def use_fast_kernels(model: Any) -> None:
@@ -167,8 +167,9 @@ class _CrossEntropySum(torch.autograd.Function):
     def forward(ctx: Any, logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:
         total = torch.zeros((), dtype=torch.float32, device=logits.device)
         vocabulary = logits.shape[-1]
-        for start in range(0, len(logits), LOSS_ROWS):
-            part, right = logits[start : start + LOSS_ROWS], targets[start : start + LOSS_ROWS, None]
+        rows = LOSS_ROWS if logits.device.type == "cpu" else LOSS_ROWS_ON_GPU
+        for start in range(0, len(logits), rows):
+            part, right = logits[start : start + rows], targets[start : start + rows, None]
             likelihoods = torch.log_softmax(part, dim=-1, dtype=torch.float32)
             total -= (1 - smoothing) * likelihoods.gather(1, right).sum()
             if smoothing:
