@@ -38,6 +38,10 @@ class _Places:
     gradient: Tensor | None = None
     cast: Tensor | None = None
 
+    def __deepcopy__(self, memo: Any) -> _Places:
+        # A copy of the model takes its own when it learns.
+        return _Places()
+
 
 def _like(module: Any, other: Any, places: dict[Any, _Places]) -> Any:
     other.weight, other.places = module.weight, places.setdefault(module.weight, _Places())

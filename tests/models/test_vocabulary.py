@@ -60,6 +60,16 @@ def test_the_memory_is_taken_once(pair):
     assert after.keys() == before.keys()
 
 
+def test_a_copy_of_the_model_copies_none_of_it_and_learns_alike(pair):
+    plain, ours = pair
+    learn(ours, torch.bfloat16)
+    other = copy.deepcopy(ours)
+    other.zero_grad(set_to_none=True)
+    assert other.get_output_embeddings().places == vocabulary._Places()
+    found, wanted = learn(other), learn(plain)
+    assert all(torch.allclose(found[name], gradient, atol=1e-6) for name, gradient in wanted.items())
+
+
 def test_it_is_the_same_model(pair):
     plain, ours = pair
     assert type(ours.get_input_embeddings()) is Embedding and type(ours.get_output_embeddings()) is Head
