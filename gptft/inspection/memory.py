@@ -139,7 +139,7 @@ class StepSimulator:
         options = {"logits_to_keep": ids.new_zeros(shape.rows, each)} if generates else {}
         with autocast(device, training_dtype(self.arguments)):
             logits = self.model(input_ids=ids, use_cache=False, **options).logits
-        # Accelerate gives the outputs of a step in float32.
+        # As Accelerate gives them where weights are spread over processes; elsewhere this is a margin.
         logits = logits.float().flatten(0, -2)
         smoothing = self.arguments.label_smoothing_factor
         targets = ids.new_zeros(len(logits))

@@ -48,10 +48,11 @@ def _like(module: Any, other: Any, places: dict[Any, _Places]) -> Any:
     return other.train(module.training)
 
 
-def _in_place(weight: Tensor) -> bool:
-    """Whether nobody else has a part in the gradient: other processes, or a graph that the weight comes from."""
+def _in_place(weight: Any) -> bool:
+    """Whether nobody else has a part in the gradient: other processes, hooks, a graph that the weight comes from."""
     alone = not (torch.distributed.is_available() and torch.distributed.is_initialized())
-    return alone and torch.is_grad_enabled() and weight.device.type == "cpu" and weight.is_leaf
+    awaited = weight._backward_hooks or weight._post_accumulate_grad_hooks
+    return alone and not awaited and torch.is_grad_enabled() and weight.device.type == "cpu" and weight.is_leaf
 
 
 def _gradient(weight: Tensor, places: _Places) -> tuple[Tensor, bool]:

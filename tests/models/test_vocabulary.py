@@ -102,3 +102,14 @@ def test_with_other_processes_autograd_does_it(pair, monkeypatch):
     found = learn(ours)
     assert ours.get_input_embeddings().places.gradient is None
     assert all(torch.allclose(found[name], gradient, atol=1e-6) for name, gradient in wanted.items())
+
+
+@pytest.mark.parametrize("hook", ["register_hook", "register_post_accumulate_grad_hook"])
+def test_hooks_are_called(pair, hook):
+    """As optimizers that update a weight as soon as its gradient is there need."""
+    _, ours = pair
+    called = []
+    weight = ours.get_input_embeddings().weight
+    getattr(weight, hook)(lambda _: called.append(hook))
+    learn(ours, times=1)
+    assert called and weight.grad is not None
