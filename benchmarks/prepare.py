@@ -28,7 +28,7 @@ from gptft.files import write_jsonl_atomically
 HERE = Path(__file__).parent
 SPLITS = ("train", "dev", "test")
 FILM_RATINGS = 10
-PAIRS_PER_USER = 4
+PAIRS_PER_USER = 12
 HISTORY = 12
 
 
