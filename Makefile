@@ -1,6 +1,6 @@
 # Everything here needs only Python 3.10 or newer; the rest is installed into .venv.
 # Another Python: make test PYTHON=python3.13   Another place: make test VENV=/path/to/venv
-# Tests run on all cores, one thread each; PROCESSES=0: one after another in one process, which pdb needs.
+# Tests run on up to 8 cores, one thread each; PROCESSES=0: one after another in one process, which pdb needs.
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
@@ -22,7 +22,7 @@ quickstart: $(VENV)/installed  ## fine-tune the customer service bot, score it, 
 	$(BIN)/gptft chat --message "$(QUESTION)"
 
 test: $(VENV)/installed-dev  ## run the tests; some of them: make test ARGS="tests/recipe -x"
-	$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest --numprocesses $(PROCESSES) --maxprocesses 8 --dist loadfile $(ARGS)
 
 lint: $(VENV)/installed-dev  ## check style, format and types
 	$(BIN)/ruff check .

@@ -150,7 +150,6 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="an override of each recipe")
     parser.add_argument("--run", type=Path, help="a finished run of the one recipe, to score in place of a new one")
     parser.add_argument("--no-base", action="store_true", help="leave out the base's scores")
-    parser.add_argument("--keep-base", action="store_true", help="the base's scores as they were measured before")
     parser.add_argument("--name", help="the name in the table of a recipe with overrides")
     parser.add_argument("--table", action="store_true", help="only write the page")
     arguments = parser.parse_args()
@@ -162,9 +161,7 @@ def main() -> None:
             continue
         name = f"{file.absolute().parent.name}/{arguments.name or file.stem}"
         print(f"==> {name}", flush=True)
-        found = measure(file, arguments.set, arguments.run, arguments.no_base or arguments.keep_base)
-        if arguments.keep_base:
-            found["base"] = kept()[name]["base"]
+        found = measure(file, arguments.set, arguments.run, arguments.no_base)
         write_json_atomically(RESULTS, dict(sorted({**kept(), name: found}.items())))
     write_text_atomically(PAGE, page(kept()))
     print(f"The table is in {PAGE}.")
