@@ -47,7 +47,7 @@ def train(folder: Path, name: str, rows: int, batch: int) -> dict[str, float]:
     (manifest,) = (folder / "runs").glob(f"{name}-2*/manifest.json")
     facts = json.loads(manifest.read_text())
     cached = sum(one.stat().st_size for one in (folder / "cache").rglob("*") if one.is_file())
-    return {"memory": facts["peak_memory_bytes"], "seconds": facts["training_seconds"], "cache": cached}
+    return {"memory": facts["peak_memory_bytes"]["process"], "seconds": facts["training_seconds"], "cache": cached}
 
 
 def main() -> None:
