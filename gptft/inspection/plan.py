@@ -123,8 +123,8 @@ class MemoryPlan:
     """What the process holds beside the step: Python, libraries, data."""
     machine: int
     """What a process can have on this machine now."""
-    largest_batch: int
-    """Rows of the longest kind that would fit."""
+    largest_batch: int | None
+    """Rows of the longest kind that would fit; None: any, as they are learned in parts."""
 
     @property
     def total(self) -> int:
@@ -150,14 +150,21 @@ def plan_memory(
         machine: bytes that it can have.
     """
     from gptft.inspection.memory import StepShape
+    from gptft.training.batching import rows_at_once, tokens_at_once
+
+    tokens = tokens_at_once(simulator.arguments.device)
 
     def shape(index: int, times: int = 1) -> StepShape:
-        return StepShape(len(batches.rows[index]) * times, int(batches.width[index]), int(reads[index]) * times)
+        rows, width = len(batches.rows[index]), int(batches.width[index])
+        learned = rows_at_once(rows, width, tokens)
+        return StepShape(learned * times, width, math.ceil(int(reads[index]) * learned / rows) * times)
 
     # The widest batch, and the one with the most logits: one of them is the largest.
     candidates = {int(batches.padded[:seen].argmax()), int(reads[:seen].argmax())}
     peaks = {index: simulator.peak(shape(index)) for index in candidates}
     worst = max(peaks, key=lambda index: peaks[index].total)
+    if math.isfinite(tokens):
+        return MemoryPlan(peaks[worst], process, machine, None)
     # The peak grows evenly with the rows of a batch.
     more = simulator.peak(shape(worst, 2)).total - peaks[worst].total
     rows = len(batches.rows[worst])

@@ -75,7 +75,9 @@ def tables(found: Inspection) -> list[Table]:
         "  weights, gradients, optimizer": " + ".join(map(size, (step.weights, step.gradients, step.optimizer))),
         "  activations and logits": size(step.activations),
         "  process beside them": size(memory.process),
-        "largest batch that fits": f"{memory.largest_batch:,} rows of the longest kind",
+        "largest batch that fits": "any, it is learned in parts"
+        if memory.largest_batch is None
+        else f"{memory.largest_batch:,} rows of the longest kind",
         "disk": f"{size(plan.checkpoint_bytes)} of {size(plan.disk_free)} free",
         "time of the training steps": "not measured (--probe does)",
     }

@@ -13,6 +13,7 @@ from gptft.errors import GptftError
 from gptft.models.kernels import use_fast_kernels
 from gptft.models.precision import autocast, training_dtype
 from gptft.runs.folder import Run
+from gptft.training.batching import parts_of, rows_at_once, tokens_at_once
 from gptft.training.objectives import Objective
 
 if TYPE_CHECKING:
@@ -109,10 +110,13 @@ def _learn(model: Any, objective: Objective, batch: dict[str, Any], dtype: torch
     """Forward and backward; gives the free memory between the two, where the most is held."""
     device = next(model.parameters()).device
     batch = {name: value.to(device) for name, value in batch.items() if isinstance(value, torch.Tensor)}
-    with autocast(device, dtype):
-        loss = objective.loss_sum(model, batch, smoothing)
     free = _free_bytes(device)
-    loss.backward()
+    rows, length = batch["input_ids"].shape
+    for part in parts_of(batch, rows_at_once(rows, length, tokens_at_once(device))):
+        with autocast(device, dtype):
+            loss = objective.loss_sum(model, part, smoothing)
+        free = min(free, _free_bytes(device))
+        loss.backward()
     model.zero_grad(set_to_none=True)
     if device.type == "cuda":
         torch.cuda.synchronize()

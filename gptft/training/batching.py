@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -13,6 +14,8 @@ from gptft.models.logits import IGNORED
 STEPS_SORTED_TOGETHER = 16
 """Rows of so many steps are drawn at random, then sorted by length: enough to waste little on padding, and few enough
 that a step still mixes."""
+TOKENS_AT_ONCE = 2048
+"""About so many tokens a CPU learns at once: more are no faster, and only take memory (docs/performance.md)."""
 BLANK = -1
 """The number of a row that teaches nothing."""
 
@@ -126,19 +129,22 @@ class Collator:
     """Rows of token ids to tensors (batch, length), padded on the right.
 
     Labels exist before padding, so the pad token's id does not matter: end-of-text stays supervised where it is also
-    the pad token. `position_ids` are passed on where documents share rows. `token_count` is the number of real tokens.
+    the pad token. `lengths` (batch) are the rows', `token_count` is their sum. `position_ids` are passed on where
+    documents share rows.
     """
 
     def __init__(self, pad_token_id: int) -> None:
         self.pad_token_id = pad_token_id
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        """Collate; the keys are `input_ids`, `labels`, `token_count`, and `position_ids` where documents share rows."""
-        length = max(len(row["input_ids"]) for row in rows)
+        """Collate; the keys are those above."""
+        lengths = [len(row["input_ids"]) for row in rows]
+        length = max(lengths)
         batch: dict[str, Any] = {
             "input_ids": _padded([row["input_ids"] for row in rows], length, self.pad_token_id),
             "labels": _padded([row["labels"] for row in rows], length, IGNORED),
-            "token_count": sum(len(row["input_ids"]) for row in rows),
+            "lengths": torch.tensor(lengths),
+            "token_count": sum(lengths),
         }
         # A row of one document needs no positions: they are counted from 0, and plain causal attention is faster.
         if "position_ids" in rows[0] and any(0 in row["position_ids"][1:] for row in rows):
@@ -179,6 +185,29 @@ class ClassCollator:
             "shift_labels": torch.zeros_like(labels),
             "token_count": sum(lengths),
         }
+
+
+def tokens_at_once(device: torch.device, processes: int = 1) -> float:
+    """About how many padded tokens are learned at once; several processes must learn alike, so all of a batch."""
+    return TOKENS_AT_ONCE if device.type == "cpu" and processes == 1 else math.inf
+
+
+def rows_at_once(rows: int, length: int, tokens: float) -> int:
+    """How many of a batch's rows are learned at once: parts of about `tokens` padded tokens, as even as can be."""
+    return math.ceil(rows / max(1, math.ceil(rows * length / tokens)))
+
+
+def parts_of(batch: dict[str, Any], rows: int) -> Iterator[dict[str, Any]]:
+    """A collated batch in parts of at most `rows` rows, each as long as its longest row."""
+    count, length = batch["input_ids"].shape
+    if count <= rows:
+        yield batch
+        return
+    by_token = {"input_ids", "position_ids"} | ({"labels"} if "shift_labels" not in batch else set())
+    for start in range(0, count, rows):
+        part = {k: v[start : start + rows] if torch.is_tensor(v) else v for k, v in batch.items()}
+        length = int(part["lengths"].max())
+        yield {name: value[:, :length] if name in by_token else value for name, value in part.items()}
 
 
 def _padded(rows: list[list[int]], length: int, value: int) -> torch.Tensor:

@@ -16,6 +16,7 @@ from transformers import Trainer
 from gptft.errors import GptftError
 from gptft.files import disk_errors
 from gptft.runs.checkpoints import WRITING, put_in_place, remove_older
+from gptft.training.batching import parts_of, rows_at_once, tokens_at_once
 
 EXPLODED = 10
 """A loss so many times that of the first step, or of guessing all tokens alike, is never learned from again."""
@@ -49,7 +50,7 @@ class CarefulTrainer(Trainer):
             super()._run_epoch(**options)
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
-        """Forward and backward of a batch, in parts of `state.train_batch_size` rows.
+        """Forward and backward of a batch, in parts: of `state.train_batch_size` rows, on a CPU of few tokens.
 
         Raises:
             GptftError: one row alone does not fit into memory.
@@ -75,18 +76,20 @@ class CarefulTrainer(Trainer):
 
     def _learn(self, model: Any, inputs: dict[str, Any], count: Any) -> torch.Tensor | None:
         """The loss of a batch, its gradients added; None where memory did not suffice, and parts are smaller now."""
-        rows, size, total = len(inputs["input_ids"]), self.state.train_batch_size or self._train_batch_size, None
-        for start in range(0, rows, size):
-            part = {k: v[start : start + size] if torch.is_tensor(v) else v for k, v in inputs.items()}
+        size, total = self.state.train_batch_size or self._train_batch_size, None
+        rows, length = inputs["input_ids"].shape
+        size = min(size, rows_at_once(rows, length, tokens_at_once(self.args.device, self.args.world_size)))
+        for part in parts_of(inputs, size):
+            rows = len(part["input_ids"])
             try:
                 loss = super().training_step(model, part, count)
             except RuntimeError as error:
                 if not should_reduce_batch_size(error) and not isinstance(error, torch.OutOfMemoryError):
                     raise
-                fitting = min(rows, size) // 2
+                fitting = rows // 2
                 if self.args.world_size > 1 or not fitting:
                     raise GptftError(
-                        f"Out of memory at step {self._step + 1:,} with {min(rows, size)} rows at once. Lower "
+                        f"Out of memory at step {self._step + 1:,} with {rows} rows at once. Lower "
                         "data.max_length, train an adapter, set training.gradient_checkpointing, or halve "
                         "training.per_device_train_batch_size and double training.gradient_accumulation_steps."
                     ) from error

@@ -49,9 +49,10 @@ def apart(one: torch.Tensor, other: torch.Tensor) -> float:
 
 
 @pytest.mark.parametrize("packed", [False, True])
-@pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_loss_and_gradients_are_those_of_plain_transformers(models, monkeypatch, packed, smoothing):
+@pytest.mark.parametrize(("smoothing", "block"), [(0.0, 128), (0.1, 25), (0.0, 1)])
+def test_loss_and_gradients_are_those_of_plain_transformers(models, monkeypatch, packed, smoothing, block):
     monkeypatch.setattr(kernels, "LOSS_ROWS", 7)
+    monkeypatch.setattr(kernels, "QUERY_BLOCK", block)
     plain, fast = models
     used = []
     monkeypatch.setattr(kernels._Attention, "backward", staticmethod(spy(kernels._Attention.backward, used)))
@@ -60,6 +61,19 @@ def test_loss_and_gradients_are_those_of_plain_transformers(models, monkeypatch,
     assert used  # else this test compares transformers with itself
     assert own_loss == pytest.approx(loss, rel=1e-6)
     assert apart(own, expected) < 1e-5
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+@pytest.mark.parametrize("rows", [1, 2])
+def test_a_mask_is_kept_to_whatever_it_lets_be_seen(monkeypatch, ahead, rows):
+    monkeypatch.setattr(kernels, "QUERY_BLOCK", 4)
+    query, key, value = (torch.randn(2, 3, 10, 8, generator=torch.Generator().manual_seed(n)) for n in range(3))
+    seen = torch.rand(rows, 1, 10, 10, generator=torch.Generator().manual_seed(3)) < 0.6
+    seen = seen | torch.eye(10, dtype=torch.bool)
+    seen = seen if ahead else seen.tril()
+    mixed, _ = kernels.attention(torch.nn.Module(), query, key, value, seen)
+    expected = functional.scaled_dot_product_attention(query, key, value, seen)
+    assert torch.allclose(mixed, expected.transpose(1, 2), atol=1e-6)
 
 
 def spy(function, calls):

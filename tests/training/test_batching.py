@@ -1,9 +1,20 @@
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gptft.training.batching import Collator, LengthGroupedBatches, batches_by_tokens
+from gptft.training.batching import (
+    TOKENS_AT_ONCE,
+    ClassCollator,
+    Collator,
+    LengthGroupedBatches,
+    batches_by_tokens,
+    parts_of,
+    rows_at_once,
+    tokens_at_once,
+)
 
 STRATEGIES = ["group_by_length", "random", "sequential"]
 LENGTHS = [(7 * index) % 61 + 1 for index in range(203)]
@@ -105,3 +116,39 @@ def test_positions_are_passed_on_where_documents_share_a_row(positions, passed_o
     if passed_on:
         assert batch["position_ids"].dtype == torch.long
         assert batch["position_ids"].tolist() == [[0, 1, 0, 0], positions]
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 3, 4, 9])
+@pytest.mark.parametrize("labels", [False, True])
+def test_parts_have_all_that_the_batch_has_without_its_padding(at_once, labels):
+    lengths = [7, 5, 5, 2]
+    if labels:
+        rows = [{"input_ids": list(range(n)), "labels": [0, 1, 0, 0, 1, 0, n]} for n in lengths]
+        collate = ClassCollator(99, "multi_label_classification")
+    else:
+        rows = [
+            {"input_ids": list(range(n)), "labels": list(range(n)), "position_ids": [0, *range(n - 1)]} for n in lengths
+        ]
+        collate = Collator(99)
+    parts = list(parts_of(collate(rows), at_once))
+    assert [len(part["input_ids"]) for part in parts] == [min(at_once, 4 - start) for start in range(0, 4, at_once)]
+    start = 0
+    for part in parts:
+        own = collate(rows[start : start + len(part["input_ids"])])
+        start += len(part["input_ids"])
+        assert part.keys() == own.keys()
+        assert all(torch.equal(part[name], own[name]) for name in own if name != "token_count")
+
+
+@given(st.integers(1, 200), st.integers(1, 3000))
+def test_rows_at_once_are_about_as_many_tokens_as_said(rows, length):
+    at_once = rows_at_once(rows, length, 2048)
+    assert 1 <= at_once <= rows
+    assert (at_once - 1) * length < 2048
+    assert at_once == rows or rows * length > 2048
+    assert rows_at_once(rows, length, math.inf) == rows
+
+
+def test_several_processes_and_gpus_learn_all_of_a_batch_at_once():
+    assert tokens_at_once(torch.device("cpu")) == TOKENS_AT_ONCE
+    assert tokens_at_once(torch.device("cpu"), 2) == tokens_at_once(torch.device("cuda")) == math.inf

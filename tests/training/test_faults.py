@@ -24,7 +24,7 @@ from transformers import TrainerState
 from gptft.errors import GptftError
 from gptft.runs import Run
 from gptft.runs.checkpoints import damage, numbered
-from gptft.training import objectives, trainer
+from gptft.training import batching, objectives, trainer
 from gptft.training.faults import DivergedError
 
 ROOT = Path(__file__).parents[2]
@@ -87,6 +87,25 @@ def test_out_of_memory_halves_the_batch_and_leaves_the_step(fine_tuner, where, t
     # A resumed run begins with as many.
     state = TrainerState.load_from_json(str(tmp_path / "trainer" / "checkpoint-2" / "trainer_state.json"))
     assert state.train_batch_size == 2
+
+
+def test_a_cpu_learns_a_large_batch_in_parts_to_the_same_weights(fine_tuner, monkeypatch):
+    options = {"per_device_train_batch_size": 8, "num_train_epochs": 2, "optim": "sgd", "learning_rate": 0.1}
+    rows, models, parts = make_rows(36), [], []
+    for tokens in (10**6, 60):
+        monkeypatch.setattr(batching, "TOKENS_AT_ONCE", tokens)
+        models.append(make_model(**NO_DROPOUT))
+        models[-1].transformer.register_forward_pre_hook(
+            lambda _, ids, options: parts.append(ids[0].shape), with_kwargs=True
+        )
+        tuner = fine_tuner(models[-1], rows, **options)
+        tuner.train()
+        if tokens > 60:
+            assert len(parts) == tuner.state.global_step
+            parts.clear()
+    assert len(parts) > 2 * tuner.state.global_step and all((size - 1) * length < 60 for size, length in parts)
+    for name, weight in models[0].state_dict().items():
+        torch.testing.assert_close(models[1].state_dict()[name], weight, rtol=0, atol=2e-6)
 
 
 def test_one_row_that_does_not_fit_is_told_with_what_to_do(fine_tuner):
