@@ -181,6 +181,9 @@ def save_model(model: Any, tokenizer: Any, folder: Path, weights: dict[str, Any]
     appear at once (`files.folder_written_atomically`).
     """
     model.config.use_cache = True
+    if weights is not None:
+        # Put together from their parts, the embedding and the head that is tied to it are no longer one tensor.
+        weights = {name: weight for name, weight in weights.items() if name not in model.all_tied_weights_keys}
     model.save_pretrained(folder, **({} if weights is None else {"state_dict": weights}))
     # Of an adapter, PEFT saves the weights alone.
     if model.can_generate():

@@ -26,7 +26,7 @@ def _each(names: str, value: Any) -> dict[str, Any]:
 
 
 _LIKE_GENERATED = "training only evaluates the loss; name scores under `evaluation.metrics`"
-_ONE_PROCESS = "gptft trains in one process so far"
+_LAUNCHER = "it follows from how the training is launched: `--launch N`, or `--launch` with accelerate's file"
 _LOGITS = "gptft already computes logits only where they are read"
 
 # fmt: off
@@ -35,9 +35,9 @@ MANAGED: dict[str, dict[str, str]] = {
     | _each("remove_unused_columns label_names length_column_name", "gptft makes the columns that the model takes")
     | _each("prediction_loss_only include_for_metrics batch_eval_metrics eval_do_concat_batches eval_use_gather_object "
             "eval_accumulation_steps", _LIKE_GENERATED)
-    | _each("average_tokens_across_devices accelerator_config parallelism_config fsdp fsdp_config deepspeed "
+    | _each("average_tokens_across_devices accelerator_config parallelism_config deepspeed "
             "ddp_find_unused_parameters ddp_bucket_cap_mb ddp_broadcast_buffers ddp_static_graph ddp_backend "
-            "ddp_timeout local_rank log_on_each_node log_level_replica save_on_each_node", _ONE_PROCESS)
+            "ddp_timeout local_rank log_on_each_node log_level_replica save_on_each_node", _LAUNCHER)
     | _each("bf16 fp16 bf16_full_eval fp16_full_eval", _PRECISION)
     | _each("use_liger_kernel liger_kernel_config", _LOGITS)
     | _each("push_to_hub hub_token hub_private_repo hub_model_id hub_strategy hub_always_push hub_revision",
@@ -91,8 +91,8 @@ REMOVED: dict[str, str] = {
     "include_tokens_per_second": "leave it out: progress and log show tokens per second",
     **_each("fp16_opt_level fp16_backend half_precision_backend", _PRECISION),
     **_each("use_ipex jit_mode_eval torchdynamo", "use `torch_compile`"),
-    **_each("fsdp_min_num_params fsdp_transformer_layer_cls_to_wrap", f"leave it out: {_ONE_PROCESS}"),
-    **_each("dispatch_batches split_batches", f"leave it out: {_ONE_PROCESS}"),
+    **_each("fsdp_min_num_params fsdp_transformer_layer_cls_to_wrap", "say it in `fsdp_config`"),
+    **_each("dispatch_batches split_batches", f"leave it out: {_LAUNCHER}"),
     **_each("push_to_hub_model_id push_to_hub_organization push_to_hub_token", _NO_PUBLISHING),
     **_each("tpu_num_cores tpu_metrics_debug past_index tp_size mp_parameters ray_scope use_legacy_prediction_loop",
             "leave it out"),
@@ -142,6 +142,12 @@ def fields_of(section: str, adapter: str = "lora") -> dict[str, FieldSpec]:
             type=Annotated[int, Field(ge=1)] | Literal["auto"],
             description="Rows of a batch. `auto`: the size that trains fastest here, measured for some seconds; the "
             "step keeps its 8 x `gradient_accumulation_steps` rows.",
+        )
+        fields["fsdp"] = replace(
+            fields["fsdp"],
+            type=bool,
+            default=False,
+            description="Spread weights, gradients and optimizer over the processes of `--launch` (FSDP2).",
         )
     elif section == "evaluation.generation":
         fields = popped_fields(transformers / "generation" / "configuration_utils.py", "GenerationConfig")

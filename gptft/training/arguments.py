@@ -90,6 +90,8 @@ def training_arguments(recipe: Recipe, run: Path, has_validation: bool) -> Train
             f"{arguments.n_gpu} GPUs are visible to one process. Train on all of them: --launch {arguments.n_gpu}; or "
             "choose one: CUDA_VISIBLE_DEVICES=0"
         )
+    if arguments.fsdp and arguments.world_size == 1:
+        raise UserError("training.fsdp spreads the weights over several processes: add --launch N")
     if arguments.world_size > 1 and recipe.training.get("per_device_train_batch_size") == AUTO:
         raise UserError("training.per_device_train_batch_size: auto measures one process; with several give a number")
     return arguments

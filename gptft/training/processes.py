@@ -109,6 +109,25 @@ def spreads_weights(arguments: Any) -> bool:
     return bool(arguments.fsdp or arguments.deepspeed or any(asked))
 
 
+def spread_over_cpus(arguments: Any) -> None:
+    """Have Accelerate spread weights by FSDP2 over processes on CPUs, as torch can; call it before the Trainer is made.
+
+    Accelerate itself looks for FSDP among several GPUs only.
+    """
+    from accelerate import Accelerator, DistributedType, PartialState
+    from accelerate.utils import FullyShardedDataParallelPlugin
+
+    # What the launcher's environment says, where the arguments say nothing.
+    plugin = FullyShardedDataParallelPlugin(**(arguments.fsdp_plugin_args or {}))
+    if plugin.fsdp_version != 2:
+        raise UserError("training.fsdp: on CPUs weights are spread by version 2 only.")
+    state = Accelerator(cpu=True, mixed_precision=arguments.mixed_precision).state
+    PartialState().distributed_type = state.distributed_type = DistributedType.FSDP
+    if arguments.mixed_precision != "no":
+        plugin.set_mixed_precision(arguments.mixed_precision)
+    state.fsdp_plugin = plugin
+
+
 def run_of(folder: Path) -> Run:
     """The run in this process."""
     return Run(folder) if rank() == 0 else ReadRun(folder)

@@ -18,7 +18,7 @@ from gptft.models.precision import autocast
 from gptft.training.batching import LengthGroupedBatches, WithBlank, collate_with_blank
 from gptft.training.faults import CarefulTrainer
 from gptft.training.objectives import LanguageObjective, Objective
-from gptft.training.processes import spreads_weights, summed
+from gptft.training.processes import spread_over_cpus, spreads_weights, summed
 
 
 class FineTuner(CarefulTrainer):
@@ -35,9 +35,13 @@ class FineTuner(CarefulTrainer):
         if self.own_precision:
             # Accelerate would turn all that the model gives into float32, twice the memory of the logits.
             args.mixed_precision = "no"
+        if spreads_weights(args) and args.world_size > 1 and args.device.type == "cpu" and not args.deepspeed:
+            spread_over_cpus(args)
         super().__init__(processing_class=processing_class, data_collator=self.objective.collate, **options)
         if spreads_weights(args) and not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
-            raise UserError("Accelerate spreads weights (FSDP, ZeRO) over GPUs only. On CPUs: --launch N")
+            raise UserError(
+                "Weights are spread by FSDP over several processes (--launch N), by ZeRO over GPUs only."
+            )
         use_fast_kernels(self.model)
         if self.args.device.type == "cpu":
             keep_freed_memory()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -106,6 +107,40 @@ def test_a_launcher_of_ones_own_with_accumulation(alone):
     done = subprocess.run(arguments, cwd=alone, env=environment(alone / "cache"), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert_same(the_run(alone, "one"), the_run(alone, "own"))
+
+
+def test_weights_spread_over_processes_equal_those_of_one_also_when_resumed(alone):
+    """FSDP2 on CPUs."""
+    settings = {"per_device_train_batch_size": 2, "fsdp": True}
+    file = recipe(alone, "spread", training=settings, evaluation={"during_training": None})
+    one, expected = the_run(alone, "one"), load_file(the_run(alone, "one").model / "model.safetensors")
+    for options in ([], ["--resume"]):
+        done = command(["finetune", file, "--launch", "2", *options], alone)
+        assert done.code == 0, done.err
+        run = the_run(alone, "spread")
+        found = load_file(run.model / "model.safetensors")
+        assert expected.keys() == found.keys()
+        for name, value in expected.items():
+            torch.testing.assert_close(found[name], value, rtol=0, atol=1e-5)
+        losses = [[line["eval_loss"] for line in own.log() if "eval_loss" in line] for own in (one, run)]
+        assert losses[1] == pytest.approx(losses[0], abs=1e-5) and len(losses[0]) == 2
+        assert run.manifest["tokens_seen"] == one.manifest["tokens_seen"]
+        # As if it had been killed in its second epoch.
+        names = sorted(folder.name for folder in (run.folder / "checkpoints").iterdir())
+        assert names == ["checkpoint-12", "checkpoint-6"]
+        shutil.rmtree(run.folder / "checkpoints" / "checkpoint-12")
+        shutil.rmtree(run.model)
+        run.update_manifest(state="running")
+    assert "Resuming" in done.err and "checkpoint-6" in done.err
+
+
+def test_weights_are_spread_over_several_processes_only(alone, monkeypatch):
+    file = recipe(alone, "spread-one", training={"fsdp": True}, evaluation={"during_training": None})
+    result = in_process("finetune", file)
+    assert result.code == 2 and "--launch N" in result.message
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    result = in_process("finetune", recipe(alone, "spread-answers"))
+    assert result.code == 2 and "evaluation.during_training" in result.message
 
 
 def test_a_mistake_is_said_once_and_ends_all(alone):
