@@ -50,6 +50,13 @@ def use_fast_kernels(model: Any) -> None:
             elif type(part) is torch.nn.Dropout:
                 setattr(module, name, Dropout(part.p).train(part.training))
     use_one_place(own)
+    if own is not model:
+        from peft.tuners.lora import LoraLayer
+
+        for module in model.modules():
+            if isinstance(module, LoraLayer):
+                # PEFT would cast to the adapter's float32 what autocast casts back to the precision that it had.
+                module.cast_input_dtype_enabled = False
 
 
 def keep_freed_memory() -> None:

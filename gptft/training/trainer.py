@@ -39,9 +39,7 @@ class FineTuner(CarefulTrainer):
             spread_over_cpus(args)
         super().__init__(processing_class=processing_class, data_collator=self.objective.collate, **options)
         if spreads_weights(args) and not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
-            raise UserError(
-                "Weights are spread by FSDP over several processes (--launch N), by ZeRO over GPUs only."
-            )
+            raise UserError("Weights are spread by FSDP over several processes (--launch N), by ZeRO over GPUs only.")
         use_fast_kernels(self.model)
         if self.args.device.type == "cpu":
             keep_freed_memory()

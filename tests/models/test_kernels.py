@@ -10,8 +10,10 @@ from tiny import NO_DROPOUT, make_model
 from torch.nn import functional
 
 from gptft.models import kernels
+from gptft.models.adapters import add_adapter
 from gptft.models.kernels import cross_entropy_sum, use_fast_kernels
 from gptft.models.logits import supervised_logits, supervised_loss_sum
+from gptft.recipe.schema import AdapterSection
 
 
 def batch(packed: bool = False) -> dict[str, torch.Tensor]:
@@ -101,6 +103,28 @@ def test_long_rows_and_generation_take_the_fused_kernel(models, monkeypatch):
     monkeypatch.undo()
     options = {"max_new_tokens": 12, "do_sample": False}
     assert fast.eval().generate(prompt, **options).tolist() == plain.eval().generate(prompt, **options).tolist()
+
+
+def test_the_inputs_of_lora_stay_in_the_precision_that_they_have():
+    settings = {"type": "lora", "target_modules": ["c_attn", "c_proj", "c_fc"]}
+    plain = add_adapter(make_model(**NO_DROPOUT), AdapterSection.model_validate(settings)).train()
+    for name, weight in plain.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.3)
+    fast, seen = copy.deepcopy(plain), set()
+    use_fast_kernels(fast)
+    for model in (plain, fast):
+        for name, module in model.named_modules():
+            if name.endswith("lora_A.default"):
+                module.register_forward_pre_hook(lambda module, inputs: seen.add(inputs[0].dtype))
+        seen.clear()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = supervised_loss_sum(model, batch())
+        loss.backward()
+        assert (torch.bfloat16 in seen) == (model is fast)
+    gradients = [[w.grad for w in model.parameters() if w.requires_grad] for model in (plain, fast)]
+    for expected, found in zip(*gradients, strict=True):
+        assert apart(found, expected) < 0.05
 
 
 def test_with_dropout_of_attention_transformers_own_code_drops(monkeypatch):
